@@ -5,7 +5,7 @@ Source: k8s.io/apimachinery, pkg/runtime/schema and pkg/apis/meta/v1.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 Obj = dict[str, Any]
@@ -48,12 +48,12 @@ def split_api_version(api_version: str) -> tuple[str, str]:
 
 def rfc3339(at: float) -> str:
     """Seconds since the epoch as metav1.Time: whole seconds, UTC, `2026-01-31T07:00:00Z`."""
-    return datetime.fromtimestamp(int(at), timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def rfc3339_micro(at: float) -> str:
     """Seconds since the epoch as metav1.MicroTime: `2026-01-31T07:00:00.123456Z`."""
-    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def parse_time(text: str) -> float:
@@ -61,19 +61,19 @@ def parse_time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def namespace(obj: Obj) -> str:
+def namespace_of(obj: Obj) -> str:
     return str(obj["metadata"].get("namespace") or "")
 
 
-def name(obj: Obj) -> str:
+def name_of(obj: Obj) -> str:
     return str(obj["metadata"]["name"])
 
 
-def labels(obj: Obj) -> dict[str, str]:
+def labels_of(obj: Obj) -> dict[str, str]:
     return obj["metadata"].get("labels") or {}
 
 
-def annotations(obj: Obj) -> dict[str, str]:
+def annotations_of(obj: Obj) -> dict[str, str]:
     return obj["metadata"].get("annotations") or {}
 
 
