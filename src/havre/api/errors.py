@@ -167,13 +167,7 @@ def _details(name: str, group: str, kind: str) -> Obj:
     return {key: value for key, value in pairs if value}
 
 
-_BY_REASON: dict[str, type[ApiError]] = {
-    cls.reason: cls
-    for cls in (
-        BadRequest, Unauthorized, Forbidden, NotFound, MethodNotAllowed, NotAcceptable, Conflict, AlreadyExists, Gone, Expired,
-        TooLarge, UnsupportedMediaType, Invalid, TooManyRequests, InternalError, Unavailable, Timeout,
-    )
-}  # fmt: skip
+_BY_REASON: dict[str, type[ApiError]] = {cls.reason: cls for cls in ApiError.__subclasses__()}
 _BY_CODE: dict[int, type[ApiError]] = {
     cls.code: cls for cls in _BY_REASON.values() if cls not in (AlreadyExists, Expired)
 }
