@@ -1,7 +1,7 @@
 """A compiled OpenAPI schema: what strategic merge, server-side apply, pruning, defaulting and validation need to know.
 
-A `Schema` is compiled once per kind from the JSON of a definition (OpenAPI v2 or v3, built-in or CRD) and shared by reference,
-so a recursive definition (JSONSchemaProps) is a cycle of nodes.
+A `Schema` is compiled once per kind from the JSON of a definition (OpenAPI v2 or v3, built-in or CRD) and shared by
+reference, so a recursive definition (JSONSchemaProps) is a cycle of nodes.
 
 Source: k8s.io/kube-openapi, pkg/schemaconv; k8s.io/apiextensions-apiserver, pkg/apiserver/schema.
 """
@@ -36,6 +36,7 @@ class Schema:
     merge_strategy: str = ""  # x-kubernetes-patch-strategy: "", merge, replace, retainKeys, "merge,retainKeys"
     merge_key: str = ""  # x-kubernetes-patch-merge-key
     raw: Raw = field(default_factory=dict)  # the JSON this node was compiled from, `$ref` resolved
+    name: str = ""  # of the definition, io.k8s.api.apps.v1.DeploymentSpec; "" for an inline schema
 
     def child(self, key: str) -> Schema | None:
         """The schema of `key` in an object of this shape; None when nothing is known about it."""
@@ -56,7 +57,7 @@ class Compiler:
         """The node of definition `name`. Raises KeyError if there is none."""
         node = self._named.get(name)
         if node is None:
-            node = self._named[name] = Schema()
+            node = self._named[name] = Schema(name=name)
             self._fill(node, self._definitions[name])
         return node
 
@@ -70,7 +71,7 @@ class Compiler:
             node = Schema(**{name: getattr(target, name) for name in Schema.__slots__})
             node.default = raw["default"]
             return node
-        node = Schema()
+        node = Schema(name=ref)
         if ref:
             self._fill(node, {**self._definitions[ref], **{k: v for k, v in raw.items() if k not in ("$ref", "allOf")}})
         else:
