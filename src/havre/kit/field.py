@@ -59,12 +59,12 @@ class FieldError:
 
 
 def _shown(value: Any) -> str:
-    """As Go prints it there: strings quoted, structures as JSON, null as null."""
+    """As Go prints it there: strings quoted, structures as JSON with sorted keys, null as null."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, int | float):
         return str(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def invalid(path: str, value: Any, detail: str) -> FieldError:
