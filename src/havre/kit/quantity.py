@@ -48,7 +48,7 @@ _BINARY_SUFFIX = ["", *_BINARY]
 _split = re.compile(r"([-+]?)([0-9]*)(\.[0-9]*)?([eEinumkKMGTP]*[-+]?[0-9]*)").fullmatch
 _exponent = re.compile(r"[eE]([-+]?[0-9]+)").fullmatch
 
-_FORM_ERROR = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+FORM_ERROR = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 _NUMBER_ERROR = "unable to parse numeric part of quantity"
 _SUFFIX_ERROR = "unable to parse quantity's suffix"
 
@@ -130,7 +130,7 @@ def parse(text: str) -> Quantity:
     parts = _split(text) if text else None
     if parts is None:
         # upstream reads a second sign as the start of a suffix
-        raise QuantityError(_SUFFIX_ERROR if text[1:2] in ("+", "-") and _split(text[1:]) else _FORM_ERROR)
+        raise QuantityError(_SUFFIX_ERROR if text[1:2] in ("+", "-") and _split(text[1:]) else FORM_ERROR)
     sign, whole, point, suffix = parts.groups()
     whole, fraction = whole.lstrip("0"), (point or ".")[1:]
     format_, base, exponent = _suffix(suffix)

@@ -26,9 +26,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from havre.kit.quantity import Quantity, QuantityError
+from havre.kit.quantity import parse as parse_quantity
 from havre.lang.structural.formats import is_uri
-from havre.lang.structural.quantity import Quantity, QuantityError
-from havre.lang.structural.quantity import parse as parse_quantity
 
 CACHE_SIZE = 4096
 FOUND_MAX = 100_000  # matches that findAll gives at most
@@ -75,7 +75,7 @@ def _is_quantity(text: str) -> bool:
 
 
 def _value(value: Any) -> Fraction:
-    return parse_quantity(_text(value, "quantity")).value
+    return _parsed(value).amount
 
 
 def _as_integer(value: Any) -> int:
@@ -91,20 +91,19 @@ def _is_integer(value: Any) -> bool:
 
 
 def _plus(left: Any, right: Any) -> Any:
-    return _combined(left, _operand(right))
+    return Opaque(kind="quantity", text=str(_parsed(left) + _operand(right)))
 
 
 def _minus(left: Any, right: Any) -> Any:
-    return _combined(left, -_operand(right))
+    return Opaque(kind="quantity", text=str(_parsed(left) - _operand(right)))
 
 
-def _operand(right: Any) -> Fraction:
-    return Fraction(right) if isinstance(right, int) else _value(right)
+def _operand(right: Any) -> Quantity:
+    return Quantity.of(right) if isinstance(right, int) else _parsed(right)
 
 
-def _combined(left: Any, right: Fraction) -> Any:
-    first = parse_quantity(_text(left, "quantity"))
-    return Opaque(kind="quantity", text=str(Quantity(first.value + right, first.form)))
+def _parsed(value: Any) -> Quantity:
+    return parse_quantity(_text(value, "quantity"))
 
 
 # Semantic versions

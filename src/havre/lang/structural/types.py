@@ -18,8 +18,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from havre.kit import quantity
 from havre.lang.schema import Schema
-from havre.lang.structural.quantity import FORMAT_ERROR, QuantityError, canonical
 
 Obj = dict[str, Any]
 Decode = Callable[[Any], Any]
@@ -274,11 +274,11 @@ def _number(value: Any) -> Any:
 
 def _quantity(value: Any) -> Any:
     if value.__class__ not in (str, int, float):
-        raise _Misfit(FORMAT_ERROR)
+        raise _Misfit(quantity.FORM_ERROR)
     text = value if value.__class__ is str else json.dumps(value)
     try:
-        new = canonical(text)
-    except QuantityError as e:
+        new = str(quantity.parse(text))
+    except quantity.QuantityError as e:
         raise _Misfit(str(e)) from e
     return value if new == value else new
 
