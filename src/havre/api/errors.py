@@ -136,7 +136,8 @@ class Invalid(ApiError):
     def of(cls, group: str, kind: str, name: str, errors: Sequence[FieldError]) -> Invalid:
         """All problems of one object: `Pod "x" is invalid: spec.a: …` or, for several, `[a, b]`."""
         qualified = f"{kind}.{group}" if group else kind
-        words = str(errors[0]) if len(errors) == 1 else f"[{', '.join(map(str, errors))}]"
+        said = list(dict.fromkeys(map(str, errors)))  # causes may repeat, words do not
+        words = said[0] if len(said) == 1 else f"[{', '.join(said)}]"
         details = _details(name, group, kind)
         details["causes"] = [{"reason": e.reason, "message": e.message, "field": e.path} for e in errors]
         return cls(f'{qualified} "{name}" is invalid: {words}', details=details)

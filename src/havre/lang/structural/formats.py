@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 
 from havre.lang.structural.regex import matcher
 
@@ -27,7 +28,16 @@ _CARD = re.compile(
 
 
 def _regex(pattern: str) -> Check:
-    return matcher(pattern)
+    """Compiled when it is first needed: all of them together take 60 ms."""
+
+    @cache
+    def compiled() -> Check:
+        return matcher(pattern)
+
+    def check(text: str) -> bool:
+        return compiled()(text)
+
+    return check
 
 
 def _is_date(text: str) -> bool:
