@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.generate import kinds, openapi, pack, protos, schemas
+from tools.generate import kinds, openapi, pack, protos, schemas, shapes
 from tools.generate.sources import Sources
 
 
@@ -21,6 +21,7 @@ def main() -> None:
     protos.check(messages, definitions)
     pack.write_json("messages", {"kinds": protos.kinds(descriptors, by_kind), "messages": messages})
     openapi.write(documents, openapi.swagger(sources.swagger(), documents, enumerations))
+    shapes.main()
 
 
 def served(path: str, groups: dict[str, list[str]]) -> bool:

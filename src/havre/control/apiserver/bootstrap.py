@@ -5,7 +5,7 @@ the `kubernetes` Service and how extension servers recognise us.
 where one exists already: RBAC defaults regain what they miss and never lose what a user added, and
 `rbac.authorization.kubernetes.io/autoupdate: "false"` keeps an object as it is.
 
-The table is generated from a fresh cluster of the same version by `tools/generate_bootstrap.py`.
+The table is generated from a fresh cluster of the same version by `tools/generate/bootstrap.py`.
 
 Source: k8s.io/kubernetes pkg/registry/rbac/rest, k8s.io/component-helpers auth/rbac/reconciliation,
 k8s.io/apiserver pkg/apis/flowcontrol/bootstrap, k8s.io/kubernetes pkg/controlplane.

@@ -1,6 +1,6 @@
 """Write the table of objects that every new cluster has, from what a real one of the same version shows.
 
-    python tools/generate_bootstrap.py --kubeconfig ADMIN.kubeconfig
+    python -m tools.generate.bootstrap --kubeconfig ADMIN.kubeconfig
 
 Reads, through kubectl, the roles and bindings labelled as bootstrap defaults, the priority classes, the flow schemas
 and priority levels of a fresh cluster; drops what is particular to it (uids, times, managed fields, status); writes
@@ -17,7 +17,7 @@ from typing import Any
 
 import zstandard
 
-TARGET = Path(__file__).parent.parent / "src/havre/control/apiserver/data/bootstrap.json.zst"
+TARGET = Path(__file__).parents[2] / "src/havre/control/apiserver/data/bootstrap.json.zst"
 PARTICULAR = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "generation", "selfLink")
 RBAC = "clusterroles,clusterrolebindings,roles,rolebindings"
 OTHERS = "priorityclasses,flowschemas,prioritylevelconfigurations"

@@ -4,7 +4,7 @@ A server in Go decodes an object into structures and encodes it again, so what i
 empty fields vanish or appear, depending on `omitempty` and on whether the field is a pointer. The table keeps just
 that.
 
-    tools/generate_shapes.py        needs `go` and the modules k8s.io/api, apimachinery and kube-aggregator in its cache
+    python -m tools.generate.shapes     needs `go` and the modules k8s.io/api, apimachinery and kube-aggregator in its cache
 
 Table: {"generated": …, "roots": {"v1/Pod": "core.v1.Pod"}, "types": {"core.v1.Pod": {field: [zero, shape]}}}
   zero   "d" an empty value is dropped, "k" kept (a pointer), "f" an absent one is filled in
@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import orjson
 import zstandard
 
 RELEASE = "v0.34.4"
-OUT = Path(__file__).parent.parent / "src/havre/api/data/shapes.json.zst"
+OUT = Path(__file__).parents[2] / "src/havre/api/data/shapes.json.zst"
 META = "k8s.io/apimachinery/pkg/apis/meta/v1"
 _STRUCT = re.compile(r"^type (\w+) struct \{\n(.*?)^\}", re.M | re.S)
 _NAMED = re.compile(r"^type (\w+) ([\w.\[\]*]+)\s*$", re.M)
@@ -138,9 +137,8 @@ class Reader:
         return ["d" if omits else "f", shape]
 
 
-def main() -> int:
+def main() -> None:
     cache = Path(subprocess.check_output(["go", "env", "GOMODCACHE"], text=True).strip())
-    sys.path.insert(0, str(OUT.parents[3]))
     from havre.api.kinds import KINDS
 
     reader = Reader(cache)
@@ -161,8 +159,7 @@ def main() -> int:
     content = orjson.dumps({"generated": source, "roots": roots, "types": reader.types}, option=orjson.OPT_SORT_KEYS)
     OUT.write_bytes(zstandard.compress(content, 19))
     print(f"{OUT.name}: {len(roots)} kinds, {len(reader.types)} types, {OUT.stat().st_size} bytes")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
