@@ -4,7 +4,8 @@ A server in Go decodes an object into structures and encodes it again, so what i
 empty fields vanish or appear, depending on `omitempty` and on whether the field is a pointer. The table keeps just
 that.
 
-    python -m tools.generate.shapes     needs `go` and the modules k8s.io/api, apimachinery and kube-aggregator in its cache
+    python -m tools.generate.shapes     needs `go` and the modules k8s.io/api, apimachinery and kube-aggregator in its
+    cache
 
 Table: {"generated": …, "roots": {"v1/Pod": "core.v1.Pod"}, "types": {"core.v1.Pod": {field: [zero, shape]}}}
   zero   "d" an empty value is dropped, "k" kept (a pointer), "f" an absent one is filled in
