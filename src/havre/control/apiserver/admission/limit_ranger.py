@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from havre.api import amounts
+from havre.api.amounts import Amounts
 from havre.api.meta import Obj, annotations_of, name_of
-from havre.control.apiserver.admission import amounts
-from havre.control.apiserver.admission.amounts import Amounts
-from havre.control.apiserver.admission.pod_resources import pod_total
+from havre.api.pod_resources import pod_total
 from havre.control.apiserver.admission.refusal import forbidden
 from havre.kit.quantity import ZERO, Quantity
 from havre.machinery.admission import AdmissionRequest, Lister, Operation

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from havre.api import amounts
 from havre.api.errors import Forbidden
 from havre.api.meta import Obj, name_of
-from havre.control.apiserver.admission import amounts
 from havre.control.apiserver.admission.refusal import forbidden
 from havre.machinery.admission import AdmissionRequest, Lister, Operation
 

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+from havre.api import amounts
+from havre.api import quota as counting
 from havre.api.errors import Conflict
 from havre.api.meta import Obj, name_of
-from havre.control.apiserver.admission import amounts, quota_usage
 from havre.control.apiserver.admission.refusal import forbidden
 from havre.kit.quantity import ZERO, Quantity
 from havre.machinery.admission import AdmissionRequest, Lister, Operation
@@ -86,7 +87,7 @@ def _concerned(req: AdmissionRequest) -> bool:
         case "", "pods", "resize", Operation.UPDATE:
             return True
         case "", "pods", "", Operation.UPDATE:
-            return quota_usage.is_terminating(req.obj) != quota_usage.is_terminating(req.old or {})
+            return counting.is_terminating(req.obj) != counting.is_terminating(req.old or {})
         case "", "services" | "persistentvolumeclaims", "", Operation.UPDATE:
             return True
         case "", "persistentvolumeclaims", "status", Operation.UPDATE:
@@ -106,10 +107,10 @@ def bill(req: AdmissionRequest, quota: Obj, now: float) -> dict[str, Quantity]:
     """The usage of a quota after this request: only what changes. Raises Forbidden when it would exceed the quota."""
     a, obj, status = req.attributes, req.obj or {}, quota.get("status") or {}
     hard, used = amounts.read(status.get("hard")), amounts.read(status.get("used"))
-    names = quota_usage.matching(a.group, a.resource, hard)
-    if not names or not quota_usage.in_scope(quota, a.resource, obj):
+    names = counting.matching(a.group, a.resource, hard)
+    if not names or not counting.in_scope(quota, a.resource, obj):
         return {}
-    if (a.group, a.resource) == ("", "pods") and (missing := quota_usage.lacking(names, obj)):
+    if (a.group, a.resource) == ("", "pods") and (missing := counting.lacking(names, obj)):
         raise forbidden(req, f"failed quota: {name_of(quota)}: {missing}")
     unknown = [name for name in names if name not in used]
     if unknown:
@@ -127,11 +128,11 @@ def bill(req: AdmissionRequest, quota: Obj, now: float) -> dict[str, Quantity]:
 def _delta(req: AdmissionRequest, quota: Obj, now: float) -> dict[str, Quantity]:
     """What the object costs more than before; nothing is given back here, the controller recounts."""
     a = req.attributes
-    wanted = quota_usage.usage(a.group, a.resource, req.obj or {}, now)
+    wanted = counting.usage(a.group, a.resource, req.obj or {}, now)
     negative = sorted(name for name, amount in wanted.items() if amount < ZERO)
     if negative:
         raise forbidden(req, f"quota usage is negative for resource(s): {','.join(negative)}")
-    if req.operation == Operation.UPDATE and req.old is not None and quota_usage.in_scope(quota, a.resource, req.old):
-        before = quota_usage.usage(a.group, a.resource, req.old, now)
+    if req.operation == Operation.UPDATE and req.old is not None and counting.in_scope(quota, a.resource, req.old):
+        before = counting.usage(a.group, a.resource, req.old, now)
         wanted = {name: amount - before[name] if name in before else amount for name, amount in wanted.items()}
     return {name: amount for name, amount in wanted.items() if amount > ZERO}

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from havre.api import amounts
 from havre.api.meta import Obj, annotations_of, name_of, parse_time
-from havre.control.apiserver.admission import amounts
 from havre.control.apiserver.admission.refusal import forbidden
 from havre.kit.quantity import ZERO, Quantity
 from havre.machinery.admission import AdmissionRequest, Lister, Operation

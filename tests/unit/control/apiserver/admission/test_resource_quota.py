@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from havre.api import amounts
+from havre.api import quota as quota_usage
 from havre.api.errors import Conflict, Forbidden
-from havre.control.apiserver.admission import amounts, quota_usage
 from havre.control.apiserver.admission.resource_quota import ResourceQuota
 from havre.machinery.admission import Operation
 

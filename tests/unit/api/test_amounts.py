@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from havre.control.apiserver.admission import amounts
+from havre.api import amounts
 from havre.kit.quantity import Quantity
 
 
