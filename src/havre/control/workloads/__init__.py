@@ -1,1 +1,80 @@
-"""."""
+"""The controllers that make a cluster out of an API: they speak only `machinery.api`, to Havre's server or any other.
+
+Of one kind, in the shape of `machinery.controller` (`controllers`):
+
+cluster_role_aggregation  ClusterRoles made of other ClusterRoles
+
+Woken by objects of every kind, on one light watch of all of them (`run`):
+
+namespace           a namespace that is being deleted is emptied, then let go
+garbage_collector   what nobody owns any more goes: in the background, in the foreground, or its dependents live on
+resource_quota      what the objects of a namespace use of its quotas
+service_account     the account `default` in every namespace
+token_secret        secrets that hold a token of an account
+root_ca             the certificate of the API server, as a ConfigMap in every namespace
+
+Below them: `monitors` (the watch), `chore` (the loop), `graph` (who owns whom, pure), `served` (which kinds there are).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from havre.control.workloads import (
+    chore,
+    cluster_role_aggregation,
+    namespace,
+    resource_quota,
+    root_ca,
+    service_account,
+    token_secret,
+)
+from havre.control.workloads.garbage_collector import GarbageCollector
+from havre.control.workloads.monitors import Monitors
+from havre.control.workloads.served import Discover
+from havre.control.workloads.token_secret import Issue
+from havre.machinery import controller
+from havre.machinery.api import Api
+from havre.machinery.controller import Controller
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What the controllers cannot learn from the API."""
+
+    discover: Discover
+    certificate: str  # PEM: the authority that signed the API server
+    issue: Issue | None = None  # None: tokens in Secrets are somebody else's work
+
+
+def controllers() -> list[Controller]:
+    """The controllers of one kind each."""
+    return [cluster_role_aggregation.controller()]
+
+
+def chores(config: Config, monitors: Monitors) -> list[chore.Chore]:
+    """What is woken by every kind, but for the garbage collector."""
+    every = [
+        namespace.chore(config.discover),
+        service_account.chore(),
+        root_ca.chore(config.certificate),
+        resource_quota.chore(monitors.served),
+    ]
+    if config.issue is not None:
+        every.append(token_secret.chore(config.certificate, config.issue))
+    return every
+
+
+async def run(api: Api, config: Config, *, ready: asyncio.Event | None = None) -> None:
+    """Run everything here for ever. `ready` is set when every object has been seen once."""
+    monitors = Monitors(api, config.discover)
+    collector = GarbageCollector(api, monitors)
+    running = [chore.Running(each, api, monitors) for each in chores(config, monitors)]
+    async with asyncio.TaskGroup() as group:
+        for work in (monitors.run(), collector.run(), *(each.run() for each in running)):
+            group.create_task(work)
+        group.create_task(controller.run(controllers(), api))
+        await monitors.synced.wait()
+        if ready is not None:
+            ready.set()
