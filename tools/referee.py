@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def referee(directory: Path, *, durable: bool = False) -> Iterator[Referee]:
             "apiserver": subprocess.Popen(_apiserver(apiserver, directory, ports), stdout=log, stderr=log),
         }
         try:
-            asyncio.run(_ready(connection, processes, directory / "log"))
+            with ThreadPoolExecutor(1) as thread:  # the caller may be inside a running loop
+                thread.submit(asyncio.run, _ready(connection, processes, directory / "log")).result()
             yield Referee(connection, {name: process.pid for name, process in processes.items()})
         finally:
             for process in reversed(processes.values()):  # the server first: without etcd it would not end

@@ -108,7 +108,7 @@ class GarbageCollector:
             return False  # its deletion has happened, and the watch will tell; if that broke, the next list
         item = Node.of(live, known.ref.gvk)
         verdicts = [] if item.deleting else [await self._verdict(item, owner) for owner in item.owners]
-        await self._act(item, self.graph.decide(item, verdicts))
+        await self._act(item, self.graph.decide(item, verdicts), live["metadata"]["resourceVersion"])
         # an owner that lives, but whose deletion no watch would tell us: ask again
         return all(self.graph.node(o.uid) for o, v in zip(item.owners, verdicts, strict=False) if v is Verdict.SOLID)
 
@@ -130,13 +130,15 @@ class GarbageCollector:
             return Verdict.ABSENT
         return Verdict.WAITING if Node.of(found).waits else Verdict.SOLID
 
-    async def _act(self, item: Node, action: Action) -> None:
+    async def _act(self, item: Node, action: Action, revision: str) -> None:
+        """Carry out what was decided about the object at this revision. Raises ApiError."""
         match action:
             case Delete(propagation, unblock):
                 if unblock:
                     await self._change(item, _unblocked)
+                    revision = ""  # our own change; what it does not touch was not looked at by anybody else
                 with suppress(NotFound):
-                    await self._api.delete(item.ref, uid=item.uid, propagation=propagation)
+                    await self._api.delete(item.ref, uid=item.uid, revision=revision, propagation=propagation)
             case Release(owners):
                 await self._change(item, lambda obj: _released(obj, owners))
             case Orphan(dependents):

@@ -111,10 +111,17 @@ class World:
         raise AssertionError("nothing here applies")
 
     async def delete(
-        self, ref: Ref, *, uid: str = "", propagation: Propagation = "", grace: int | None = None, dry_run: bool = False
+        self,
+        ref: Ref,
+        *,
+        uid: str = "",
+        revision: str = "",
+        propagation: Propagation = "",
+        grace: int | None = None,
+        dry_run: bool = False,
     ) -> None:
         live = self._live(ref)
-        if uid and live["metadata"]["uid"] != uid:
+        if (uid and live["metadata"]["uid"] != uid) or (revision and live["metadata"]["resourceVersion"] != revision):
             raise Conflict(f"{ref} is another")
         self.before_delete(live)
         self.deleted.append((ref, propagation))
