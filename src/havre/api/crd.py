@@ -23,6 +23,7 @@ _INVALID = (
     f'"unapproved", see {_APPROVAL_PULL}'
 )
 _HTTPS = 443
+_CONDITION: Final = {"type": "", "status": "", "lastTransitionTime": None}  # what Go writes of an empty one
 CONVERSION_REVIEW_VERSIONS: Final = ("v1", "v1beta1")
 
 
@@ -45,6 +46,9 @@ def default_crd(crd: Obj) -> None:
     service = ((conversion.get("webhook") or {}).get("clientConfig") or {}).get("service")
     if service is not None:
         service.setdefault("port", _HTTPS)
+    for found in (crd.get("status") or {}).get("conditions") or ():
+        for key, empty in _CONDITION.items():
+            found.setdefault(key, empty)
 
 
 def prepare_create(crd: Obj) -> None:
@@ -173,7 +177,7 @@ def approval_condition(crd: Obj) -> Obj | None:
 
 def with_conditions(old: Sequence[Obj], new: Iterable[Obj], now: str) -> list[Obj]:
     """The conditions of a status after new ones; a time changes only with the status of its condition."""
-    kept = {c["type"]: c for c in old}
+    kept = {c.get("type", ""): c for c in old}
     for found in new:
         before = kept.get(found["type"])
         same = before is not None and before.get("status") == found["status"] and before.get("lastTransitionTime")

@@ -9,8 +9,8 @@ Source: k8s.io/apiserver, pkg/registry/rest/delete.go (BeforeDelete) and pkg/reg
 
 from __future__ import annotations
 
-from havre.api.errors import Conflict, Invalid
-from havre.api.meta import Obj, rfc3339
+from havre.api.errors import BadRequest, Conflict, Invalid
+from havre.api.meta import Obj, parse_time, rfc3339
 from havre.kit.field import FieldError, forbidden, invalid, not_supported
 
 ORPHAN = "orphan"
@@ -21,7 +21,8 @@ _ENDED = frozenset({"Succeeded", "Failed"})
 
 
 def validate_options(body: Obj) -> None:
-    """Raises Invalid when DeleteOptions contradict themselves or name an unknown policy."""
+    """Raises BadRequest for a field of a wrong type, Invalid when options contradict themselves or are unknown."""
+    _check_types(body)
     errors: list[FieldError] = []
     policy, orphan = body.get("propagationPolicy"), body.get("orphanDependents")
     if policy is not None and orphan is not None:
@@ -31,13 +32,26 @@ def validate_options(body: Obj) -> None:
         names = ", ".join(f'"{p}"' for p in POLICIES)
         error = not_supported("propagationPolicy", policy, ())
         errors.append(FieldError(error.problem, error.path, policy, f"supported values: {names}"))
-    grace = body.get("gracePeriodSeconds")
-    if grace is not None and not isinstance(grace, int):
-        errors.append(invalid("gracePeriodSeconds", grace, "must be a whole number of seconds"))
     if any(value != "All" for value in body.get("dryRun") or ()):
         errors.append(not_supported("dryRun", body["dryRun"], ("All",)))
     if errors:
         raise Invalid.of("meta.k8s.io", "DeleteOptions", "", errors)
+
+
+_TYPES: dict[str, tuple[type, str]] = {
+    "dryRun": (list, "[]string"),
+    "gracePeriodSeconds": (int, "int64"),
+    "orphanDependents": (bool, "bool"),
+    "preconditions": (dict, "v1.Preconditions"),
+    "propagationPolicy": (str, "v1.DeletionPropagation"),
+}
+
+
+def _check_types(body: Obj) -> None:
+    for key, (kind, name) in _TYPES.items():
+        value = body.get(key)
+        if value is not None and type(value) is not kind:  # a bool is no int
+            raise BadRequest(f"DeleteOptions.{key}: {value!r} is not of type {name}")
 
 
 def check_preconditions(obj: Obj, body: Obj) -> None:
@@ -80,21 +94,33 @@ def mark(obj: Obj, body: Obj, now: str, at: float) -> Obj:
     `now` is the RFC 3339 form of `at` (seconds since the epoch). A second deletion may only shorten the grace period.
     """
     meta = obj["metadata"]
-    grace = _grace(obj, body)
     _set_finalizers(meta, body)
-    if not (marked(obj) or grace or held(obj) or _is_pod(obj)):
+    if marked(obj):
+        _shorten(meta, body.get("gracePeriodSeconds"), at)
+        return obj
+    grace = _grace(obj, body)
+    if not (grace or held(obj) or _is_pod(obj)):
         return obj  # removed at once: the last state is the one before
-    if not marked(obj):
-        meta["deletionTimestamp"] = rfc3339(at + grace) if grace else now
-        meta["deletionGracePeriodSeconds"] = grace
-        if meta.get("generation"):
-            meta["generation"] += 1
-        if is_namespace(obj):
-            obj.setdefault("status", {})["phase"] = "Terminating"
-    elif grace < (meta.get("deletionGracePeriodSeconds") or 0):
-        meta["deletionTimestamp"] = rfc3339(at + grace)
-        meta["deletionGracePeriodSeconds"] = grace
+    meta["deletionTimestamp"] = rfc3339(at + grace) if grace else now
+    meta["deletionGracePeriodSeconds"] = grace
+    if meta.get("generation"):
+        meta["generation"] += 1
+    if is_namespace(obj):
+        obj.setdefault("status", {})["phase"] = "Terminating"
     return obj
+
+
+def _shorten(meta: Obj, asked: int | None, at: float) -> None:
+    """A later deletion that says nothing changes nothing, neither does one that grants more time."""
+    present = meta.get("deletionGracePeriodSeconds") or 0
+    grace = 1 if asked is not None and asked < 0 else asked
+    if grace is None or grace >= present:
+        return
+    until = parse_time(meta["deletionTimestamp"]) - present + grace
+    if until < at:  # that time is over
+        until, grace = at, min(grace, 1)
+    meta["deletionTimestamp"] = rfc3339(until)
+    meta["deletionGracePeriodSeconds"] = grace
 
 
 def _grace(obj: Obj, body: Obj) -> int:

@@ -180,7 +180,7 @@ def _time(value: Any) -> Any:
     if not isinstance(value, str) or (len(value) == len("2026-01-31T07:00:00Z") and value[-1] == "Z"):
         return value
     try:
-        return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return datetime.fromisoformat(value).astimezone(UTC).isoformat(timespec="seconds")[:19] + "Z"
     except ValueError:
         return value
 
@@ -189,6 +189,6 @@ def _micro_time(value: Any) -> Any:
     if not isinstance(value, str) or (len(value) == len("2026-01-31T07:00:00.000000Z") and value[-1] == "Z"):
         return value
     try:
-        return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return datetime.fromisoformat(value).astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
     except ValueError:
         return value

@@ -127,6 +127,7 @@ _ADMISSION: Final[Mapping[str, Create]] = {
     "ValidatingWebhookConfiguration": admission.validating_webhooks,
 }
 _ADMISSION_GROUP: Final = "admissionregistration.k8s.io"
+_GENERIC: Final = frozenset({_ADMISSION_GROUP, "apiextensions.k8s.io"})  # whose finalizers may have any name
 _STATUS: Final[Mapping[tuple[str, str], Update]] = {
     ("", "Namespace"): config.namespace_status,
     ("", "Pod"): pods.update_status,
@@ -160,23 +161,27 @@ def validate_create(obj: Obj) -> list[FieldError]:
         namespaced=kind.namespaced if kind else bool(obj["metadata"].get("namespace")),
         name_check=name_validator(gvk),
         prefix_check=prefix_validator(gvk),
-        standard=gvk.group != _ADMISSION_GROUP,
+        standard=gvk.group not in _GENERIC,
     )
     found.extend(_CHECKS.get((gvk.group, gvk.kind), _NONE)[0](obj))
     return found
 
 
+def _metadata_update(new: Obj, old: Obj) -> list[FieldError]:
+    return validate_metadata_update(new, old, standard=GVK.of(new).group not in _GENERIC)
+
+
 def validate_update(new: Obj, old: Obj) -> list[FieldError]:
     """Problems of replacing `old` by `new`."""
     group, kind = GVK.of(new).group, new["kind"]
-    found = validate_metadata_update(new, old)
+    found = _metadata_update(new, old)
     found.extend(_CHECKS.get((group, kind), _NONE)[1](new, old))
     return found
 
 
 def validate_status_update(new: Obj, old: Obj) -> list[FieldError]:
     """Problems of a write to the status of an object."""
-    found = validate_metadata_update(new, old)
+    found = _metadata_update(new, old)
     if check := _STATUS.get((GVK.of(new).group, new["kind"])):
         found.extend(check(new, old))
     return found
@@ -186,7 +191,7 @@ def validate_subresource_update(subresource: str, new: Obj, old: Obj) -> list[Fi
     """Problems of a write to `status`, `approval`, `finalize`, `ephemeralcontainers` or `resize`."""
     if subresource == "status":
         return validate_status_update(new, old)
-    found = validate_metadata_update(new, old)
+    found = _metadata_update(new, old)
     if check := _SUBRESOURCES.get((new["kind"], subresource)):
         found.extend(check(new, old))
     return found

@@ -121,12 +121,12 @@ def _finalizer_names(metadata: Mapping[str, Any], standard: bool) -> Errors:
                 yield invalid(f"metadata.finalizers[{i}]", finalizer, words)
 
 
-def validate_metadata_update(new: Obj, old: Obj) -> list[FieldError]:
+def validate_metadata_update(new: Obj, old: Obj, *, standard: bool = True) -> list[FieldError]:
     """Problems of a change of `metadata`; new finalizers of an object being deleted are checked where it is deleted."""
-    return list(_metadata_update(new.get("metadata") or {}, old.get("metadata") or {}))
+    return list(_metadata_update(new.get("metadata") or {}, old.get("metadata") or {}, standard))
 
 
-def _metadata_update(metadata: Mapping[str, Any], before: Mapping[str, Any]) -> Errors:
+def _metadata_update(metadata: Mapping[str, Any], before: Mapping[str, Any], standard: bool) -> Errors:
     if (metadata.get("generation") or 0) < (before.get("generation") or 0):
         yield invalid("metadata.generation", metadata.get("generation") or 0, "must not be decremented")
     for field in _IMMUTABLE:
@@ -135,7 +135,7 @@ def _metadata_update(metadata: Mapping[str, Any], before: Mapping[str, Any]) -> 
             yield invalid(f"metadata.{field}", _empty_text(field, value), IMMUTABLE)
     if not semantic_equal(metadata.get("finalizers"), before.get("finalizers")):
         yield from _finalizers(metadata.get("finalizers") or [])
-        yield from _finalizer_names(metadata, True)
+        yield from _finalizer_names(metadata, standard)
     yield from _maps(metadata)
     yield from _owners(metadata.get("ownerReferences"))
 

@@ -226,9 +226,16 @@ class Cache:
     def get(self, key: str) -> Entry | None:
         return self._entries.get(key)
 
-    def count(self, prefix: str) -> int:
-        shelf = self._shelves.get(_resource(prefix))
-        return shelf.count(prefix) if shelf else 0
+    def count(self, prefix: str, *, after: str = "", at: int | None = None) -> int:
+        """How many entries `range` would give. Raises as `range`."""
+        resource = _resource(prefix)
+        shelf = self._shelves.get(resource)
+        found = shelf.count(prefix, after) if shelf else 0
+        if at is None or at == self.revision:
+            return found
+        undone = self._history.undone(resource, at)
+        past = ((key, entry) for key, entry in undone.items() if key.startswith(prefix) and key > after)
+        return found + sum((entry is not None) - (key in self._entries) for key, entry in past)
 
     def range(
         self, prefix: str, *, after: str = "", limit: int | None = None, at: int | None = None

@@ -334,7 +334,7 @@ def settle(crd: Obj, others: Iterable[Obj], now: str) -> Obj:
     conditions = list(status.get("conditions") or ())
     broken = _non_structural(crd)
     if broken is None:
-        conditions = [c for c in conditions if c["type"] != "NonStructuralSchema"]
+        conditions = [c for c in conditions if c.get("type") != "NonStructuralSchema"]
     status["acceptedNames"] = accepted
     status["conditions"] = with_conditions(conditions, found + ([broken] if broken else []), now)
     made = {**crd, "status": status}

@@ -76,8 +76,10 @@ class Shelf(Generic[T]):
                 return found, True
         return found, False
 
-    def count(self, prefix: str) -> int:
-        pieces = self._pieces(self._locate(prefix), self._locate(prefix_end(prefix)))
+    def count(self, prefix: str, after: str = "") -> int:
+        """How many entries `range` would give."""
+        start = self._locate(prefix) if after < prefix else self._locate(after + "\0")
+        pieces = self._pieces(start, self._locate(prefix_end(prefix)))
         return sum(high - low for _, low, high in pieces)
 
     def _locate(self, key: str) -> tuple[int, int]:

@@ -34,7 +34,7 @@ extensions:
 - name: math
 - name: encoders
 """
-_STRING = re.compile(
+STRINGS: Final = re.compile(
     r'[rR]?("""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\'|"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\')|//[^\n]*',
     re.DOTALL,
 )
@@ -50,6 +50,7 @@ _REWORDED = (
     (re.compile(r'^Key not found in map : "?(.*?)"?$'), r"no such key: \1"),
     (re.compile(r"^Index error: index=(-?\d+) size=\d+"), r"index out of bounds: \1"),
     (re.compile(r"^No matching overloads found : .*"), "no such overload"),
+    (re.compile(r"^cannot convert (\w+) to (\w+)$"), r"type conversion error from '\1' to '\2'"),
 )
 
 
@@ -70,17 +71,22 @@ class Expression:
 
     def evaluate(self, activation: Any, size: int = 0) -> Any:
         """The plain value. `size`: elements of `self`, needed when loops are nested. Raises CelError."""
-        if self.loops > 1 and size**self.loops > STEP_MAX:
-            raise OutOfBudget(
-                "validation failed due to running out of cost budget, no further validation rules will be run"
-            )
-        try:
-            value = self.program.eval(activation)
-            if value.type() == cel.Type.ERROR:
-                raise CelError(reworded(str(value.value())))
-            return value.plain_value()
-        except (RuntimeError, ValueError, TypeError) as e:
-            raise CelError(reworded(str(e))) from e
+        return run(self.program, activation, self.loops, size)
+
+
+def run(program: Any, activation: Any, loops: int, size: int) -> Any:
+    """The plain value of a program over `size` elements. Raises CelError."""
+    if loops > 1 and size**loops > STEP_MAX:
+        raise OutOfBudget(
+            "validation failed due to running out of cost budget, no further validation rules will be run"
+        )
+    try:
+        value = program.eval(activation)
+        if value.type() == cel.Type.ERROR:
+            raise CelError(reworded(str(value.value())))
+        return value.plain_value()
+    except (RuntimeError, ValueError, TypeError) as e:
+        raise CelError(reworded(str(e))) from e
 
 
 @cache
@@ -99,10 +105,7 @@ def activation(value: Any, old: Any = None) -> Any:
 @lru_cache(CACHE_SIZE)
 def compile_expression(text: str, returns: str = "BOOL", *, optional_old_self: bool = False) -> Expression:
     """Compiles an expression that gives a BOOL or a STRING. Raises CelError."""
-    bare = _STRING.sub('""', text)
-    loops, depth = _nesting(bare)
-    if len(text) > TEXT_MAX or depth > DEPTH_MAX:
-        raise CelError(f"compilation failed: expression exceeds {TEXT_MAX} characters or {DEPTH_MAX} nested brackets")
+    bare, loops = measured(text)
     source = text
     if optional_old_self:
         source = with_optional_old_self(text)
@@ -110,6 +113,15 @@ def compile_expression(text: str, returns: str = "BOOL", *, optional_old_self: b
     if kind not in (returns, "DYN", "UNCHECKED"):
         raise CelError(WRONG_TYPE[returns])
     return Expression(text, bool(_OLD_SELF.search(bare)), loops, program)
+
+
+def measured(text: str) -> tuple[str, int]:
+    """The text without its strings, and how deep its loops are nested. Raises CelError for one too large to parse."""
+    bare = STRINGS.sub('""', text)
+    loops, depth = _nesting(bare)
+    if len(text) > TEXT_MAX or depth > DEPTH_MAX:
+        raise CelError(f"compilation failed: expression exceeds {TEXT_MAX} characters or {DEPTH_MAX} nested brackets")
+    return bare, loops
 
 
 WRONG_TYPE = {

@@ -308,11 +308,11 @@ def _bad_byte(text: str) -> int:
 def _time(value: Any) -> Any:
     if value.__class__ is str and _SECONDS.fullmatch(value) and _in_range(value):
         return value
-    return _parsed_time(value, "2006-01-02T15:04:05Z07:00").strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _parsed_time(value, "2006-01-02T15:04:05Z07:00").isoformat(timespec="seconds")[:19] + "Z"
 
 
 def _micro_time(value: Any) -> Any:
-    new = _parsed_time(value, "2006-01-02T15:04:05.000000Z07:00").strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    new = _parsed_time(value, "2006-01-02T15:04:05.000000Z07:00").isoformat(timespec="microseconds")[:26] + "Z"
     return value if new == value else new
 
 

@@ -1,0 +1,55 @@
+"""Options that several commands share: which instance is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from havre.app.config import Config
+
+Command = Callable[..., Any]
+
+
+def instance(function: Command) -> Command:
+    """--config and --data-dir: they tell instances on one machine apart."""
+    function = click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where the state lives.  [default: /var/lib/havre for root, else ~/.local/state/havre]",
+    )(function)
+    return click.option(
+        "--config",
+        "config_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A YAML file with settings.  [default: /etc/havre/config.yaml, if there is one]",
+    )(function)
+
+
+def settings(function: Command) -> Command:
+    """What can be set about the parts; None means: as the configuration says."""
+    for option in (
+        click.option("--api-host", help="Address on which the API listens.  [default: 127.0.0.1]"),
+        click.option("--api-port", type=int, help="Port of the API; 0 takes a free one.  [default: 6443]"),
+        click.option("--service-cidr", help="Addresses of Services.  [default: 10.96.0.0/16]"),
+        click.option(
+            "--token-file",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help='Static bearer tokens, a line each: token,user,uid,"group1,group2".',
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def load(config_file: Path | None, **overrides: Any) -> Config:
+    """The configuration, or a usage error that says what is wrong with it."""
+    from havre.app import config as configuration
+
+    try:
+        return configuration.load(config_file, **overrides)
+    except configuration.ConfigError as e:
+        raise click.UsageError(str(e)) from e

@@ -1,0 +1,27 @@
+"""`havre run PART…`: any part alone, in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from havre.cli.options import instance, load, settings
+from havre.cli.up import run_parts
+
+
+@click.command("run")
+@click.argument("parts", nargs=-1, required=True)
+@instance
+@settings
+@click.option("-v", "--verbose", is_flag=True, help="Log decisions too.")
+def command(
+    parts: tuple[str, ...], config_file: Path | None, data_dir: Path | None, *, verbose: bool, **chosen: Any
+) -> None:
+    """Run parts of Havre in the foreground until Ctrl-C.
+
+    \b
+    control   API server, store and workload controllers; needs no root
+    """
+    run_parts(parts, load(config_file, data_dir=data_dir, **chosen), None, verbose=verbose)

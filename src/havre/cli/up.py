@@ -1,0 +1,133 @@
+"""`havre up`, `havre down`, `havre status`: a whole instance."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from havre.cli.options import instance, load, settings
+
+if TYPE_CHECKING:
+    from havre.app.config import Config
+
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+@click.command("up")
+@instance
+@settings
+@click.option("--detach", is_flag=True, help="Return when everything is ready; go on in the background.")
+@click.option("--ready-fd", type=int, hidden=True, help="Close this descriptor when ready.")
+def up(config_file: Path | None, data_dir: Path | None, detach: bool, ready_fd: int | None, **chosen: Any) -> None:
+    """Start everything, in the foreground unless --detach is given. A second `up` of a running instance changes
+    nothing.
+    """
+    from havre.app import background
+
+    config = load(config_file, data_dir=data_dir, **chosen)
+    if background.running(config) is not None:
+        click.echo(f"already running in {config.data_dir}")
+        _hints(config)
+        return
+    if not detach or ready_fd is not None:  # HAVRE_UP_DETACH is set for the instance in the background too
+        run_parts(None, config, ready_fd)
+        return
+    try:
+        background.start(config, _arguments(config_file=config_file, data_dir=config.data_dir, **chosen), click.echo)
+    except background.CannotStart as e:
+        raise click.ClickException(f"Havre did not start; its log {background.log_file(config)} ends with\n{e}") from e
+    _hints(config)
+
+
+def _arguments(**chosen: Any) -> list[str]:
+    """The options again, for the instance in the background."""
+    pairs = ((key.removesuffix("_file") if key == "config_file" else key, value) for key, value in chosen.items())
+    return [f"--{key.replace('_', '-')}={value}" for key, value in pairs if value is not None]
+
+
+def run_parts(names: tuple[str, ...] | None, config: Config, ready_fd: int | None, *, verbose: bool = False) -> None:
+    """Run the named parts (None: all) until a signal."""
+    import uvloop
+
+    from havre.app import background
+    from havre.app import run as runner
+    from havre.app.parts import PARTS, StartFailed
+
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=_FORMAT, stream=sys.stderr)
+    try:
+        parts = list(PARTS) if names is None else runner.find(names)
+    except runner.UnknownPart as e:
+        raise click.UsageError(str(e)) from e
+    say, ready = _teller(ready_fd)
+
+    def on_ready() -> None:
+        if names is None:
+            background.write_record(config)
+        ready()
+
+    try:
+        uvloop.run(runner.run(parts, config, say, on_ready))
+    except StartFailed as e:
+        raise click.ClickException(str(e)) from e
+
+
+def _teller(ready_fd: int | None) -> tuple[Callable[[str], None], Callable[[], None]]:
+    """Where progress goes: to the command that started us in the background, until we are ready; else to the
+    terminal.
+    """
+    if ready_fd is None:
+        return click.echo, lambda: None
+    pipe = os.fdopen(ready_fd, "w")
+
+    def say(line: str) -> None:
+        if not pipe.closed:
+            print(line, file=pipe, flush=True)
+        logging.getLogger("havre").info(line)
+
+    return say, pipe.close
+
+
+def _hints(config: Config) -> None:
+    own = "" if config.is_default else f" --data-dir {shlex.quote(str(config.data_dir))}"
+    click.echo(
+        f"""
+Try
+  export KUBECONFIG={shlex.quote(str(config.kubeconfig))}
+  kubectl get namespaces
+Stop it with `havre down{own}`; what is stored stays."""
+    )
+
+
+@click.command("down")
+@instance
+def down(config_file: Path | None, data_dir: Path | None) -> None:
+    """Stop an instance that runs in the background; what is stored stays."""
+    from havre.app import background
+
+    config = load(config_file, data_dir=data_dir)
+    try:
+        stopped = background.stop(config)
+    except background.CannotStop as e:
+        raise click.ClickException(str(e)) from e
+    click.echo("stopped" if stopped else f"nothing runs in {config.data_dir}")
+
+
+@click.command("status")
+@instance
+def status(config_file: Path | None, data_dir: Path | None) -> None:
+    """Say whether an instance runs; the exit code is 3 when it does not."""
+    from havre.app import background
+
+    config = load(config_file, data_dir=data_dir)
+    record = background.running(config)
+    if record is None:
+        click.echo(f"not running: {config.data_dir}")
+        raise SystemExit(3)
+    click.echo(f"running: process {record.pid}, data in {config.data_dir}, log {background.log_file(config)}")
