@@ -102,6 +102,7 @@ NODE = name("system:node:a", "system:nodes")
         (b"nonsense", certificates.API_CLIENT, "client auth", "unable to parse the request"),
         (b"x" * 70_000, certificates.API_CLIENT, "client auth", "at most 65536 are accepted"),
     ],
+    ids=range(9),
 )
 def test_what_does_not_fit_its_signer_is_not_signed(
     authority: Authority, csr: bytes, signer: str, usages: str, why: str
