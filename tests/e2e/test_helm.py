@@ -38,7 +38,10 @@ spec:
   scope: Namespaced
   names: {plural: VERSIONs, singular: VERSION, kind: KIND}
   versions:
-  - {name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 """
 HOOK = """
 apiVersion: batch/v1

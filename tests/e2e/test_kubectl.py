@@ -329,8 +329,8 @@ def test_a_token_of_a_service_account_works(kubectl: Tool, ns: str, server: obje
     assert who == f"system:serviceaccount:{ns}:robot"
     said = kubectl("get", "pods", "-n", ns, env={"KUBECONFIG": str(config)}).failed()
     assert said == (
-        f'Error from server (Forbidden): pods is forbidden: User "system:serviceaccount:{ns}:robot" cannot list resource '
-        f'"pods" in API group "" in the namespace "{ns}"\n'
+        f'Error from server (Forbidden): pods is forbidden: User "system:serviceaccount:{ns}:robot" cannot list '
+        f'resource "pods" in API group "" in the namespace "{ns}"\n'
     )
 
 
@@ -354,7 +354,8 @@ def test_custom_resources_are_like_the_others(kubectl: Tool, ns: str) -> None:
     )
     said = kubectl("patch", "gd", "roof", "-n", ns, "--type=merge", "-p", '{"spec":{"beds":99}}').failed()
     assert said == (
-        'The Garden "roof" is invalid: spec.beds: Invalid value: 99: spec.beds in body should be less than or equal to 20\n'
+        'The Garden "roof" is invalid: spec.beds: Invalid value: 99: spec.beds in body should be less than '
+        "or equal to 20\n"
     )
     assert (
         kubectl("delete", "gd", "--all", "-n", ns).ok()
@@ -365,6 +366,7 @@ def test_custom_resources_are_like_the_others(kubectl: Tool, ns: str) -> None:
 @pytest.mark.usefixtures("gardens")
 def test_a_rule_of_a_custom_resource_is_told(kubectl: Tool, ns: str) -> None:
     plants = ", ".join(f"p{n}" for n in range(6))
-    text = f"apiVersion: example.havre.dev/v1\nkind: Garden\nmetadata: {{name: g}}\nspec: {{beds: 1, plants: [{plants}]}}\n"
+    head = "apiVersion: example.havre.dev/v1\nkind: Garden\nmetadata: {name: g}\n"
+    text = f"{head}spec: {{beds: 1, plants: [{plants}]}}\n"
     said = kubectl("create", "-n", ns, "-f", "-", stdin=text).failed()
     assert "five plants per bed at most" in said

@@ -26,6 +26,9 @@ LONG: dict[str, str] = {
 CATCHES_ALL: dict[str, str] = {
     "control/apiserver/cache.py": "one watcher's bug must not reach the other watchers, nor the writers",
     "control/workloads/chore.py": "the loop: a chore that raises is tried again with back-off",
+    "control/apiserver/custom.py": "the loop: a bug with one definition must not stop the others",
+    "control/workloads/garbage_collector.py": "the loop: a bug with one object must not stop the others",
+    "control/workloads/monitors.py": "one listener's bug must not stop the watch of the others",
     "control/run.py": "the controllers' task is awaited only at the stop: a bug must reach the log at once",
     "control/store/committer.py": "the thread must not end in silence",
     "machinery/controller.py": "the loop: a reconcile that raises is retried with back-off",

@@ -157,8 +157,13 @@ def _repeated(body: bytes, media: str, parsed: Any, options: Options) -> list[st
         try:
             yaml.load(body, strict=True)
         except yaml.YAMLError as e:
-            return [str(e)]
+            return [str(e)] if options.field_validation == "Strict" else yaml_warnings(e)
     return []
+
+
+def yaml_warnings(error: yaml.YAMLError) -> list[str]:
+    """One warning a line: a header cannot hold more."""
+    return [line.strip() for line in str(error).removeprefix("yaml: unmarshal errors:").splitlines() if line.strip()]
 
 
 def duplicates(body: bytes, parsed: Any, options: Options) -> list[str]:

@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 GROUP, PLURAL = "apiextensions.k8s.io", "customresourcedefinitions"
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
-AGAIN = 1.0  # seconds until a definition that waits for others is looked at again
 ACTOR = User("system:apiserver", (SUPERUSERS,))
 _AGAIN = 1.0  # seconds until the next look at a definition that could not be settled
 

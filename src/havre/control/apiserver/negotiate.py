@@ -68,8 +68,9 @@ def _media(media_type: str, params: tuple[tuple[str, str], ...]) -> Media:
     )
 
 
-def negotiate(accept: str, *, protobuf: bool) -> Media:
-    """The best clause that can be answered; `protobuf` says whether this kind has a wire message. Raises NotAcceptable.
+def negotiate(accept: str, *, protobuf: bool, transforms: bool = True) -> Media:
+    """The best clause that can be answered; `protobuf` says whether this kind has a wire message, `transforms` whether
+    it can be shown as a Table or by its metadata alone. Raises NotAcceptable.
 
     A client that takes JSON gets JSON, even if it would rather have protobuf: those bytes are ready.
     """
@@ -77,7 +78,7 @@ def negotiate(accept: str, *, protobuf: bool) -> Media:
         return PLAIN
     fallback: Media | None = None
     for media in clauses(accept):
-        if media.as_kind and not _transformable(media):
+        if media.as_kind and not (transforms and _transformable(media)):
             continue
         if media.type != PROTOBUF:
             return media

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from havre.api import deletion
-from havre.api.errors import AlreadyExists, BadRequest, Conflict, InternalError, Invalid
+from havre.api.errors import AlreadyExists, BadRequest, Conflict, InternalError, Invalid, NotFound
 from havre.api.meta import Obj, labels_of, rfc3339
 from havre.control.apiserver import managed_fields
 from havre.control.apiserver.cache import Cache, Entry, Moved
-from havre.control.apiserver.resources import Resource, dump
+from havre.control.apiserver.resources import Resource, dump, prefix_of
 from havre.kit.field import FieldError, invalid
 from havre.machinery.admission import AdmissionRequest, Attributes, Operation, User
 
@@ -34,6 +34,7 @@ RETRIES = 12  # of a lost race; each retry lost means that somebody else's write
 NAME_TRIES = 8  # of generateName: 27^5 = 14 million names, so a second collision is already unlikely
 _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, no look-alikes: upstream's, so that names look the same
 _MAX_GENERATED = 63 - 5
+_NAMESPACES = prefix_of("", "namespaces")
 MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 
 
@@ -124,6 +125,9 @@ class Objects:
             key = resource.key(namespace, name)
             if await self.cache.settled(key) is not None:
                 raise AlreadyExists.of(resource.plural, resource.group, name)
+            # a namespace that went while admission was asking must not keep an orphan
+            if namespace and await self.cache.settled(f"{_NAMESPACES}/{namespace}") is None:
+                raise NotFound.of("namespaces", "", namespace)
             if options.dry_run:
                 return _unsaved(key, self._stored(resource, obj))
             return await self.cache.put(key, None, self._encoder(resource, obj), labels_of(obj))

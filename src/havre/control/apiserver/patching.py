@@ -169,7 +169,7 @@ def _tell_duplicates(body: bytes, applied: Obj, options: Options) -> None:
     except yaml.YAMLError as e:
         if options.field_validation == "Strict":
             raise BadRequest(f"error strict decoding YAML: {e}") from e
-        options.warnings.append(str(e))
+        options.warnings += bodies.yaml_warnings(e)
 
 
 def applier(resource: Resource, applied: Obj, options: Options, subresource: str) -> Callable[[Obj | None], Obj]:

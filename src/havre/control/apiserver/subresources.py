@@ -124,7 +124,7 @@ async def _change_scale(tools: Subresources, resource: Resource, call: Call) -> 
 
 
 def _send_scale(status: int, scale: Obj, call: Call) -> Reply:
-    media = negotiate(call.accept, protobuf=False)
+    media = negotiate(call.accept, protobuf=False, transforms=False)
     return answers.send(status, dump(scale), media=media)
 
 
@@ -344,7 +344,7 @@ async def _token(tools: Subresources, resource: Resource, call: Call) -> Answer:
     body = bodies.unstored(call.request.body, call.content_type, _TOKEN_REQUEST)
     tools.read(resource, call)
     answer = tools.tokens.request(call.namespace, call.target.name, body)
-    reply = answers.send(201, dump(answer), media=negotiate(call.accept, protobuf=False))
+    reply = answers.send(201, dump(answer), media=negotiate(call.accept, protobuf=False, transforms=False))
     return reply if not isinstance(reply, Awaitable) else await reply
 
 

@@ -79,7 +79,7 @@ def _poster(gvr: GVR, kind: str, review: Review) -> Callable[[Call], Reply]:
             raise not_allowed()
         body = bodies.unstored(call.request.body, call.content_type, GVK(gvr.group, gvr.version, kind))
         answer = review(call, body)
-        return answers.send(201, dump(answer), media=negotiate(call.accept, protobuf=False))
+        return answers.send(201, dump(answer), media=negotiate(call.accept, protobuf=False, transforms=False))
 
     return serve
 

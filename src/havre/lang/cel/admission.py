@@ -4,8 +4,8 @@ They see `object`, `oldObject`, `request`, `params`, `namespaceObject`, `authori
 named expressions that are evaluated when they are first read, once for a request. All values are dynamic here; what an
 author must obey is checked when a policy is written (`admission_types`).
 
-One `Condition` serves every request. An `Evaluation` is one request: objects are converted for the evaluator once, for
-all conditions about it.
+One `Condition` serves every request. `Inputs` are one request, converted for the evaluator once; an `Evaluation` is one
+policy that looks at it.
 
 A read of `variables.x` becomes a call: the evaluator takes no value that is not there yet. A variable whose value
 cannot travel through that call (an optional, a type) is written into the expressions that read it instead.
@@ -81,9 +81,9 @@ class Composition:
             self._add(name, text)
 
     def _add(self, name: str, text: str) -> None:
-        if len(self.conditions) >= VARIABLES_MAX:
-            raise CelError(f"must not have more than {VARIABLES_MAX} variables")
         try:
+            if len(self.conditions) >= VARIABLES_MAX:
+                raise CelError(f"compilation failed: more than {VARIABLES_MAX} variables")
             below = [self._depths.get(read, 0) for read in reads(text)]
             self._depths[name] = depth = 1 + max(below, default=0)
             if depth > DEPTH_MAX:
@@ -131,34 +131,47 @@ def reads(text: str) -> list[str]:
 NO_VARIABLES: Final = Composition()
 
 
-class Evaluation:
-    """Conditions about one request. `values`: what `object`, `request` … are; those that are missing are null."""
+class Inputs:
+    """What the names in expressions stand for; those not in `values` are null. Converted for the evaluator once."""
 
-    def __init__(
-        self,
-        values: Mapping[str, Any],
-        ask: Ask,
-        *,
-        resource: Question | None = None,
-        composition: Composition = NO_VARIABLES,
-    ) -> None:
-        self._values = values
-        self._ask = ask
+    def __init__(self, values: Mapping[str, Any], resource: Question | None = None) -> None:
+        self.values = values
         self._resource = resource or Question()
-        self._conditions = composition.conditions
         self._activation: Any = None
         self._size = 0
+
+    @property
+    def activation(self) -> Any:
+        if self._activation is None:
+            data = {name: self.values.get(name) for name in _NAMES}
+            data["authorizer"] = authorizer.value(AUTHORIZER, Question())
+            data["authorizer.requestResource"] = authorizer.value(RESOURCE, self._resource)
+            self._activation = _environment().Activation(data)
+        return self._activation
+
+    @property
+    def size(self) -> int:
+        """Elements of all values."""
+        self._size = self._size or sum(count(self.values.get(name)) for name in _NAMES)
+        return self._size
+
+
+class Evaluation:
+    """The conditions of one policy or webhook about one request; its variables are evaluated once."""
+
+    def __init__(self, inputs: Inputs, ask: Ask, composition: Composition = NO_VARIABLES) -> None:
+        self._inputs = inputs
+        self._ask = ask
+        self._conditions = composition.conditions
         self._known: dict[str, Any] = {}
+        self._more = 0  # elements and characters of variables
 
     def evaluate(self, condition: Condition) -> Any:
         """The plain value. Raises CelError, whose text is what failed, without the expression."""
-        if self._activation is None:
-            self._activation = self._activate()
-        if condition.loops > 1 and not self._size:
-            self._size = sum(count(self._values.get(name)) for name in _NAMES)
+        size = self._inputs.size + self._more if condition.loops > 1 else 0
         asking, evaluating = ASK.set(self._ask), _EVALUATION.set(self)
         try:
-            return run(condition.program, self._activation, condition.loops, self._size)
+            return run(condition.program, self._inputs.activation, condition.loops, size)
         except CelError as e:
             raise self._named(condition, e) from e
         finally:
@@ -169,15 +182,9 @@ class Evaluation:
         """The evaluator does not say which key of null was read: most likely the first one in the text."""
         if str(problem) == _NO_FIELDS:
             for found in _ROOT_FIELD.finditer(condition.text):
-                if self._values.get(found[1]) is None:
+                if self._inputs.values.get(found[1]) is None:
                     return CelError(f"no such key: {found[2]}")
         return problem
-
-    def _activate(self) -> Any:
-        data = {name: self._values.get(name) for name in _NAMES}
-        data["authorizer"] = authorizer.value(AUTHORIZER, Question())
-        data["authorizer.requestResource"] = authorizer.value(RESOURCE, self._resource)
-        return _environment().Activation(data)
 
     def variable(self, name: str) -> Any:
         """The value of a variable, for the evaluator. Raises ValueError."""
@@ -199,7 +206,7 @@ class Evaluation:
         weight = _weight(value)
         if weight > VALUE_MAX:
             return ValueError(f'composited variable "{name}" fails to evaluate: its value is too large')
-        self._size += weight if self._size else 0
+        self._more += weight
         return value
 
 

@@ -152,7 +152,7 @@ async def test_a_deleted_definition_takes_its_objects_along(plane: Any, namespac
 async def test_a_definition_waits_for_the_finalizers_of_its_objects(
     plane: Any, namespace: str, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(custom, "AGAIN", 0.01)
+    monkeypatch.setattr(custom, "_AGAIN", 0.01)
     await install(plane, definition(group))
     url = f"/apis/{group}/v1/namespaces/{namespace}/things"
     await plane.make(url, thing(group, meta={"finalizers": ["x.example.com/y"]}))

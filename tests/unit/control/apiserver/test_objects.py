@@ -242,10 +242,9 @@ async def test_an_absent_object_cannot_be_updated(plane: Any, namespace: str, ma
 
 async def test_an_update_cannot_mark_or_unmark(plane: Any, namespace: str, maps: Resource) -> None:
     await plane.objects.create(maps, namespace, config_map(finalizers=["a/b"]), options())
-    entry, _ = await plane.objects.update(
-        maps, namespace, "c", setting("a", "2", deletionTimestamp="2020-01-01T00:00:00Z"), options()
-    )
-    assert "deletionTimestamp" not in entry.decode()["metadata"]
+    marking = setting("a", "2", deletionTimestamp="2020-01-01T00:00:00Z")
+    with pytest.raises(Invalid, match=r"metadata.deletionTimestamp: .*field is immutable"):
+        await plane.objects.update(maps, namespace, "c", marking, options())
     await plane.objects.delete(maps, namespace, "c", {}, options())
     entry, _ = await plane.objects.update(maps, namespace, "c", lambda _: config_map(finalizers=["a/b"]), options())
     assert entry.decode()["metadata"]["deletionTimestamp"]

@@ -74,13 +74,15 @@ async def test_the_life_of_an_object(plane: Any, namespace: str) -> None:
         ("GET", "/openapi/v3", 200),
         ("GET", "/metrics", 200),
         ("GET", "/", 200),
-        ("BREW", "/api/v1/nodes", 400),
+        ("BREW", "/api/v1/nodes", 405),
     ],
 )  # fmt: skip
 async def test_a_path_and_a_method_have_one_answer(plane: Any, method: str, url: str, status: int) -> None:
     reply = await plane.ask(method, url)
     assert reply.status == status
-    if status >= 400:
+    if status == 404 and reply.headers["content-type"].startswith("text/plain"):
+        assert reply.body == b"404 page not found\n"  # where nothing is served at all
+    elif status >= 400:
         assert reply.json()["kind"] == "Status"
 
 
@@ -91,8 +93,8 @@ async def test_a_named_get_with_watch_answers_the_object(plane: Any, namespace: 
 
 async def test_an_encoded_slash_reaches_no_other_object(plane: Any, namespace: str) -> None:
     await plane.make(maps(namespace), CM)
-    assert (await plane.ask("GET", f"/api/v1/namespaces/x/configmaps/..%2F{namespace}%2Fc")).status == 404
-    assert (await plane.ask("GET", f"/api/v1/configmaps/{namespace}%2Fc")).status == 404
+    assert (await plane.ask("GET", f"/api/v1/namespaces/x/configmaps/..%2F{namespace}%2Fc")).status in (400, 404)
+    assert (await plane.ask("GET", f"/api/v1/configmaps/{namespace}%2Fc")).status in (400, 404)
 
 
 # who may

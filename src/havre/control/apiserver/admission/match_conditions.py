@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from havre.api.meta import Obj
 from havre.control.apiserver.authz import Authorizer
-from havre.lang.cel.admission import Condition, Evaluation, compile_condition, failed
+from havre.lang.cel.admission import Condition, Evaluation, Inputs, compile_condition, failed
 from havre.lang.cel.authorizer import Answer, Ask, Question
 from havre.lang.cel.expression import CelError, OutOfBudget
 from havre.machinery.admission import (
@@ -45,7 +45,7 @@ class MatchConditions:
             "request": {key: value for key, value in request.items() if key not in _NOT_IN_REQUEST},
         }
         ask = asker(self._authorizer, _user(request["userInfo"]))
-        evaluation = Evaluation(values, ask, resource=_resource(request))
+        evaluation = Evaluation(Inputs(values, _resource(request)), ask)
         return hold(evaluation, [compiled(condition["expression"]) for condition in conditions])
 
 

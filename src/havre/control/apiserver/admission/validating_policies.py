@@ -1,11 +1,11 @@
-"""ValidatingAdmissionPolicy: expressions that every write must satisfy, bound to requests by ValidatingAdmissionPolicyBindings.
+"""ValidatingAdmissionPolicy: expressions that writes must satisfy; bindings say which writes, and with which parameters.
 
-The integrator feeds `upsert` and `remove` from the events of the watch cache. A policy is compiled when it, or one of its
-bindings, arrives; which policies could concern a request is remembered by its place (operation, resource, scope), so that
-other requests pay one look into a table.
+The integrator feeds `upsert` and `remove` from the events of the watch cache. A policy is compiled once, when it
+arrives. Which policies could concern a request is remembered by its place (operation, resource, scope), so that other
+requests pay one look into a table.
 
 A refusal is that of the first policy by name, of its first binding by name, of its first failed validation; upstream
-picks any policy. `Audit` does nothing: there is no audit log. `auditAnnotations` are evaluated, because their failure refuses.
+picks any policy. `Audit` does nothing: there is no audit log. Audit annotations are evaluated, since a failure refuses.
 
 Source: k8s.io/apiserver, pkg/admission/plugin/policy/validating (dispatcher, validator) and policy/generic.
 """
@@ -13,16 +13,15 @@ Source: k8s.io/apiserver, pkg/admission/plugin/policy/validating (dispatcher, va
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from havre.api.errors import ApiError, NotFound
-from havre.api.meta import GVK, Obj, labels_of, name_of, split_api_version
+from havre.api.meta import GVK, GVR, Obj, labels_of, name_of, split_api_version
 from havre.control.apiserver import rbac
 from havre.control.apiserver.admission.match_conditions import Compiled, ConditionsFailed, asker, hold, resource_of
 from havre.control.apiserver.admission.match_resources import (
-    Equivalents,
     Match,
     MatchResources,
     Place,
@@ -31,7 +30,8 @@ from havre.control.apiserver.admission.match_resources import (
 )
 from havre.control.apiserver.admission.refusal import forbidden
 from havre.control.apiserver.authz import Authorizer
-from havre.lang.cel.admission import Composition, Evaluation, failed
+from havre.lang.cel.admission import Composition, Evaluation, Inputs, failed
+from havre.lang.cel.authorizer import Ask
 from havre.lang.cel.expression import CelError, OutOfBudget
 from havre.machinery.admission import AdmissionRequest, Lister
 
@@ -73,10 +73,15 @@ _NAMESPACE_FIELDS: Final = (
     "finalizers",
 )
 
-Kinds = Callable[[GVK], tuple[str, str, bool] | None]
-"""Group, plural and whether it is namespaced, of a kind that is served."""
-Convert = Callable[[Obj, GVK], Obj]
-"""The object in another version of its kind."""
+
+class Served(Protocol):
+    """What is asked of the registry (`served.ServedKinds`)."""
+
+    @property
+    def generation(self) -> int: ...
+    def place(self, gvk: GVK) -> tuple[str, str, bool] | None: ...
+    def equivalents(self, gvr: GVR, subresource: str, /) -> Sequence[tuple[GVR, GVK]]: ...
+    def convert(self, obj: Obj, gvk: GVK, /) -> Obj: ...
 
 
 class Refused(ApiError):
@@ -178,37 +183,18 @@ class _Policy:
 _Hook = tuple[_Policy, tuple[_Binding, ...]]
 
 
-@dataclass(slots=True)
-class _Look:
-    """One request as one policy sees it."""
-
-    req: AdmissionRequest
-    match: Match
-    values: Obj = field(default_factory=dict)
-
-
 class ValidatingPolicies:
-    """A Validator. `kinds` finds the resource of a paramKind; `equivalents` and `convert` serve matchPolicy: Equivalent."""
+    """A Validator."""
 
-    def __init__(
-        self,
-        lister: Lister,
-        authorizer: Authorizer,
-        kinds: Kinds,
-        *,
-        equivalents: Equivalents | None = None,
-        convert: Convert | None = None,
-    ) -> None:
+    def __init__(self, lister: Lister, authorizer: Authorizer, served: Served) -> None:
         self._lister = lister
         self._authorizer = authorizer
-        self._kinds = kinds
-        self._equivalents = equivalents
-        self._convert = convert
+        self._served = served
         self._policies: dict[str, _Policy] = {}
         self._bindings: dict[str, dict[str, _Binding]] = {}  # policy → binding → it
         self._policy_of: dict[str, str] = {}  # binding → policy
         self._hooks: tuple[_Hook, ...] = ()
-        self._places: dict[tuple[str, str, str, str, str, bool], tuple[_Hook, ...]] = {}
+        self._places: dict[tuple[str, str, str, str, str, bool, int], tuple[_Hook, ...]] = {}
 
     # the cache speaks
 
@@ -252,41 +238,36 @@ class ValidatingPolicies:
         if not self._hooks:
             return
         a = req.attributes
-        # Equivalent versions come and go with CustomResourceDefinitions, so such an answer holds for one request only.
-        key = (req.operation, a.group, a.version, a.resource, a.subresource, bool(a.namespace))
+        generation = self._served.generation  # versions come and go, and with them what is equivalent
+        key = (req.operation, a.group, a.version, a.resource, a.subresource, bool(a.namespace), generation)
         hooks = self._places.get(key)
         if hooks is None:
-            hooks = self._concerned(req, key)
+            if len(self._places) >= PLACES_MAX:
+                self._places.clear()
+            hooks = self._places[key] = self._concerned(req)
         if hooks:
             self._judge(req, hooks)
 
-    def _concerned(self, req: AdmissionRequest, key: tuple[str, str, str, str, str, bool]) -> tuple[_Hook, ...]:
-        a = req.attributes
-        if (a.group, a.resource) in _EXEMPT:
+    def _concerned(self, req: AdmissionRequest) -> tuple[_Hook, ...]:
+        if (req.attributes.group, req.attributes.resource) in _EXEMPT:
             return ()
         place = place_of(req)
-        hooks = tuple(hook for hook in self._hooks if hook[0].match.may_match(place, self._equivalents))
-        if len(self._places) >= PLACES_MAX:
-            self._places.clear()
-        self._places[key] = hooks
-        return hooks
+        return tuple(hook for hook in self._hooks if hook[0].match.may_match(place, self._served.equivalents))
 
     def _judge(self, req: AdmissionRequest, hooks: tuple[_Hook, ...]) -> None:
-        place = place_of(req)
+        look = _Look(req, place_of(req), self._lister, self._served, asker(self._authorizer, req.attributes.user))
         first: tuple[str, _Denial] | None = None
         for policy, bindings in hooks:
-            for where, denial in self._denials(req, place, policy, bindings):
-                first = first or (where, denial)
+            for where, denial in self._denials(look, policy, bindings):
+                first = first or (where, denial)  # the others may still warn
         if first is not None:
             raise Refused(req, f"{first[0]} denied request: {first[1].message}", first[1].reason)
 
-    def _denials(
-        self, req: AdmissionRequest, place: Place, policy: _Policy, bindings: tuple[_Binding, ...]
-    ) -> Iterator[tuple[str, _Denial]]:
+    def _denials(self, look: _Look, policy: _Policy, bindings: tuple[_Binding, ...]) -> Iterator[tuple[str, _Denial]]:
         """Who refuses and why."""
         where = f"ValidatingAdmissionPolicy '{policy.name}'"
         try:
-            match = policy.match.match(req, place, self._lister, self._equivalents)
+            match = look.match(policy.match)
             if match is None:
                 return
             scope = self._scope(policy)
@@ -294,30 +275,20 @@ class ValidatingPolicies:
             if not policy.ignores_failures:
                 yield where, _Denial(f"failed to configure policy: {e}")
             return
-        look = _Look(req, match)
         for binding in bindings:
             here = f"{where} with binding '{binding.name}'"
             try:
-                if binding.match and not binding.match.match(req, place, self._lister, self._equivalents):
+                if binding.match and look.match(binding.match) is None:
                     continue
-                params = self._params(binding.param_ref, scope, req)
+                params = self._params(binding.param_ref, scope, look.req)
             except (_Misconfigured, NotFound) as e:
                 if not policy.ignores_failures:
                     yield here, _Denial(f"failed to configure binding: {e}")
                 continue
             for param in params:
-                for denial in self._evaluate(policy, look, param):
-                    yield from self._acted(here, denial, binding, req)
-
-    @staticmethod
-    def _acted(
-        here: str, found: tuple[_Denial, bool], binding: _Binding, req: AdmissionRequest
-    ) -> Iterator[tuple[str, _Denial]]:
-        denial, always = found
-        if always or "Deny" in binding.actions:
-            yield here, denial
-        if not always and "Warn" in binding.actions:
-            req.warnings.append(f"Validation failed for {here}: {denial.message}")
+                evaluation = Evaluation(look.inputs(match, param), look.ask, policy.composition)
+                for denial in _judged(policy, evaluation):
+                    yield from _acted(here, denial, binding, look.req)
 
     # parameters
 
@@ -326,7 +297,7 @@ class ValidatingPolicies:
         kind = policy.param_kind
         if kind is None:
             return None
-        found = self._kinds(kind)
+        found = self._served.place(kind)
         if found is None:
             named = f"{kind.group}/{kind.version}, Kind={kind.kind}"
             raise _Misconfigured(f"failed to find resource referenced by paramKind: '{named}'")
@@ -358,71 +329,89 @@ class ValidatingPolicies:
             raise _Misconfigured("no params found for policy binding with `Deny` parameterNotFoundAction")
         return found
 
-    # evaluation
 
-    def _evaluate(self, policy: _Policy, look: _Look, param: Obj | None) -> Iterator[tuple[_Denial, bool]]:
-        """What is wrong, and whether it refuses whatever the actions of the binding are."""
-        values = look.values = look.values or self._values(look)
-        ask = asker(self._authorizer, look.req.attributes.user)
-        evaluation = Evaluation(
-            {**values, "params": param}, ask, resource=resource_of(look.req), composition=policy.composition
-        )
-        try:
-            if policy.conditions and not hold(self._before(policy, look, param), policy.conditions):
-                return
-        except ConditionsFailed as e:
-            if not policy.ignores_failures:
-                yield _Denial(str(e)), False
-            return
-        for validation in policy.validations:
-            try:
-                denial = _broken(validation, evaluation)
-            except OutOfBudget as e:
-                if not policy.ignores_failures:
-                    yield _Denial(str(e)), False
-                return
-            except CelError as e:
-                if not policy.ignores_failures:
-                    yield _Denial(str(e)), False
-                continue
-            if denial is not None:
-                yield denial, False
-        if policy.ignores_failures:
-            return
-        for annotation in policy.annotations:
-            if problem := _unfit(*annotation, evaluation):
-                yield _Denial(problem), True
+class _Look:
+    """One request as policies see it; what they see is made when the first of them wants it."""
 
-    def _before(self, policy: _Policy, look: _Look, param: Obj | None) -> Evaluation:
-        """Match conditions see no namespaceObject."""
-        values = {**look.values, "params": param, "namespaceObject": None}
-        ask = asker(self._authorizer, look.req.attributes.user)
-        return Evaluation(values, ask, resource=resource_of(look.req), composition=policy.composition)
+    def __init__(self, req: AdmissionRequest, place: Place, lister: Lister, served: Served, ask: Ask) -> None:
+        self.req = req
+        self.ask = ask
+        self._place = place
+        self._lister = lister
+        self._served = served
+        self._inputs: dict[tuple[Match, int], Inputs] = {}
 
-    def _values(self, look: _Look) -> Obj:
-        """What the expressions see. Raises NotFound when the namespace is gone."""
-        req = look.req
+    def match(self, resources: MatchResources) -> Match | None:
+        """Raises NotFound when the namespace is gone."""
+        return resources.match(self.req, self._place, self._lister, self._served.equivalents)
+
+    def inputs(self, match: Match, param: Obj | None) -> Inputs:
+        """Raises NotFound when the namespace is gone."""
+        key = match, id(param)  # which lives as long as the inputs that hold it
+        found = self._inputs.get(key)
+        if found is None:
+            found = self._inputs[key] = Inputs(self._values(match, param), resource_of(self.req))
+        return found
+
+    def _values(self, match: Match, param: Obj | None) -> Obj:
+        req = self.req
         return {
-            "object": self._as(req.obj, look),
-            "oldObject": self._as(req.old, look),
-            "request": _request(req, look.match),
-            "namespaceObject": self._namespace(req),
+            "object": self._as(req.obj, match),
+            "oldObject": self._as(req.old, match),
+            "request": _request(req, match),
+            "params": param,
+            "namespaceObject": self._namespace(),
         }
 
-    def _as(self, obj: Obj | None, look: _Look) -> Obj | None:
-        if obj is None or self._convert is None or look.match.gvk == look.req.gvk:
-            return obj
-        return self._convert(obj, look.match.gvk)
+    def _as(self, obj: Obj | None, match: Match) -> Obj | None:
+        return obj if obj is None or match.gvk == self.req.gvk else self._served.convert(obj, match.gvk)
 
-    def _namespace(self, req: AdmissionRequest) -> Obj | None:
-        name = req.attributes.namespace
-        if not name or is_namespace(req):
+    def _namespace(self) -> Obj | None:
+        name = self.req.attributes.namespace
+        if not name or is_namespace(self.req):
             return None
         found = self._lister.get("", "namespaces", "", name)
         if found is None:
             raise NotFound.of("namespaces", "", name)
         metadata = {key: found["metadata"][key] for key in _NAMESPACE_FIELDS if key in found["metadata"]}
         return {"metadata": metadata, "spec": found.get("spec") or {}, "status": found.get("status") or {}}
+
+
+def _acted(
+    here: str, found: tuple[_Denial, bool], binding: _Binding, req: AdmissionRequest
+) -> Iterator[tuple[str, _Denial]]:
+    denial, always = found
+    if always or "Deny" in binding.actions:
+        yield here, denial
+    if not always and "Warn" in binding.actions:
+        req.warnings.append(f"Validation failed for {here}: {denial.message}")
+
+
+def _judged(policy: _Policy, evaluation: Evaluation) -> Iterator[tuple[_Denial, bool]]:
+    """What is wrong, and whether it refuses whatever the actions of the binding are."""
+    try:
+        if not hold(evaluation, policy.conditions):
+            return
+    except ConditionsFailed as e:
+        if not policy.ignores_failures:
+            yield _Denial(str(e)), False
+        return
+    for validation in policy.validations:
+        try:
+            denial = _broken(validation, evaluation)
+        except CelError as e:
+            if not policy.ignores_failures:
+                yield _Denial(str(e)), False
+            if isinstance(e, OutOfBudget):
+                return
+            continue
+        if denial is not None:
+            yield denial, False
+    if policy.ignores_failures:
+        return
+    for text, annotation in policy.annotations:
+        if problem := _unfit(text, annotation, evaluation):
+            yield _Denial(problem), True
 
 
 def _broken(validation: _Validation, evaluation: Evaluation) -> _Denial | None:
@@ -466,7 +455,8 @@ def _unfit(text: str, condition: Compiled, evaluation: Evaluation) -> str:
         return failed(condition, e)
     if value is None or isinstance(value, str):
         return ""
-    return f"valueExpression '{text}' resulted in unsupported return type: {type(value).__name__}. Return type must be either string or null."
+    problem = f"valueExpression '{text}' resulted in unsupported return type: {type(value).__name__}"
+    return f"{problem}. Return type must be either string or null."
 
 
 def _request(req: AdmissionRequest, match: Match) -> Obj:
