@@ -25,7 +25,11 @@ from havre.api.meta import GVK, Obj
 from havre.control.apiserver import authn, bootstrap, builtin, pki, server
 from havre.control.apiserver.addresses import Addresses
 from havre.control.apiserver.admission.chain import Chain, standard
+from havre.control.apiserver.admission.expressions import Expressions
+from havre.control.apiserver.admission.match_conditions import MatchConditions
 from havre.control.apiserver.admission.rbac_escalation import RoleEscalation
+from havre.control.apiserver.admission.served import ServedKinds
+from havre.control.apiserver.admission.validating_policies import BINDINGS, GROUP, POLICIES, ValidatingPolicies
 from havre.control.apiserver.admission.webhooks import Webhooks
 from havre.control.apiserver.authn import Authenticator
 from havre.control.apiserver.authz import Authorizer
@@ -193,9 +197,30 @@ class ControlPlane:
     def _admission(self, stack: AsyncExitStack, lister: CacheLister, authorizer: Authorizer) -> Chain:
         caller = WebhookCaller(lister)
         stack.push_async_callback(caller.close)
-        webhooks = Webhooks(lister, caller, _json_patch, defaults=defaults.apply_defaults)
-        escalation = RoleEscalation(authorizer)
-        return standard(lister, authorizer, self._charge, webhooks, validators=(escalation,))
+        served = ServedKinds(self.registry)
+        webhooks = Webhooks(
+            lister,
+            caller,
+            _json_patch,
+            conditions=MatchConditions(authorizer),
+            equivalents=served.equivalents,
+            convert=served.convert,
+            defaults=defaults.apply_defaults,
+        )
+        policies = ValidatingPolicies(lister, authorizer, served)
+
+        def deliver(events: Sequence[Event]) -> None:
+            for event in events:
+                change = policies.remove if event.type == "DELETED" else policies.upsert
+                change(event.entry.decode())
+
+        for plural in (POLICIES, BINDINGS):
+            prefix = prefix_of(GROUP, plural)
+            for entry in self.cache.range(prefix)[0]:
+                policies.upsert(entry.decode())
+            self.cache.watch(prefix, None, deliver)
+        validators = (Expressions(), policies, RoleEscalation(authorizer))
+        return standard(lister, authorizer, self._charge, webhooks, validators=validators)
 
     async def _charge(self, quota: Obj, used: Mapping[str, str]) -> bool:
         """Writes the usage of a quota, unless somebody else has written it since it was read."""

@@ -1,4 +1,4 @@
-"""ValidatingAdmissionPolicy: expressions that writes must satisfy; bindings say which writes, and with which parameters.
+"""ValidatingAdmissionPolicy: expressions that writes must satisfy; bindings say which writes and which parameters.
 
 The integrator feeds `upsert` and `remove` from the events of the watch cache. A policy is compiled once, when it
 arrives. Which policies could concern a request is remembered by its place (operation, resource, scope), so that other
@@ -280,7 +280,7 @@ class ValidatingPolicies:
             try:
                 if binding.match and look.match(binding.match) is None:
                     continue
-                params = self._params(binding.param_ref, scope, look.req)
+                params = [self._param(p, policy) for p in self._params(binding.param_ref, scope, look.req)]
             except (_Misconfigured, NotFound) as e:
                 if not policy.ignores_failures:
                     yield here, _Denial(f"failed to configure binding: {e}")
@@ -328,6 +328,12 @@ class ValidatingPolicies:
         if not found and ref.get("parameterNotFoundAction") == "Deny":
             raise _Misconfigured("no params found for policy binding with `Deny` parameterNotFoundAction")
         return found
+
+    def _param(self, param: Obj | None, policy: _Policy) -> Obj | None:
+        """In the version that the policy names; stored is another one, perhaps."""
+        if param is None or policy.param_kind is None or GVK.of(param) == policy.param_kind:
+            return param
+        return self._served.convert(param, policy.param_kind)
 
 
 class _Look:
