@@ -115,7 +115,7 @@ async def test_namespace_gets_its_account_and_certificate_and_gets_them_back(api
     await api.patch(certificate, {"data": {"ca.crt": "broken", "x": "y"}}, kind="merge", manager="test")
 
     async def repaired() -> bool:
-        return (await api.get(certificate) or {})["data"] == {"ca.crt": plane.pki.authority.certificate.decode()}
+        return bool((await api.get(certificate) or {})["data"] == {"ca.crt": plane.pki.authority.certificate.decode()})
 
     await until(repaired)
 

@@ -184,6 +184,7 @@ class Evaluation:
             for found in _ROOT_FIELD.finditer(condition.text):
                 if self._inputs.values.get(found[1]) is None:
                     return CelError(f"no such key: {found[2]}")
+            return CelError("no such key")
         return problem
 
     def variable(self, name: str) -> Any:

@@ -113,9 +113,14 @@ class Checker:
             self._environments.clear()
 
     def _source(self, text: str) -> str:
-        if not self._inlined:
-            return text
-        return VARIABLE.sub(lambda found: self._inlined.get(found["read"], found[0]), text)
+        """Optionals written out; `has` of a variable is true, at the same length so that columns stay."""
+
+        def replaced(found: re.Match[str]) -> str:
+            if found["had"] and f"variables.{found['had']}" in self._types:
+                return "true".ljust(len(found[0]))
+            return self._inlined.get(found["read"], found[0])
+
+        return VARIABLE.sub(replaced, text)
 
     def check(self, text: str, *returns: str, authorizer_known: bool = True) -> None:
         """Raises CelError unless the value is of one of these types (`bool`, `string`, `null_type`)."""
@@ -170,7 +175,7 @@ def _reworded(words: str, *, composed: bool) -> str:
         problem = f"undeclared reference to '{root}' (in container '')"
         return f"ERROR: <input>:{line}:{column + 1}: {problem}\n | {text}\n | {'.' * column}^"
 
-    return _MEMBER.sub(_member, _IN_STRUCT.sub(r"\1", _UNDECLARED.sub(undeclared, words)))
+    return _MEMBER.sub(_member, _IN_STRUCT.sub(r"\1", _UNDECLARED.sub(undeclared, words))).replace("null_type", "null")
 
 
 def _member(found: re.Match[str]) -> str:
