@@ -98,6 +98,7 @@ class Addresses:
         if not wanted:
             wanted = old.get("clusterIP") or self._free_ip()
         spec["clusterIP"], spec["clusterIPs"] = wanted, [wanted]
+        _set_families(spec, errors)
         if wanted == _NONE or wanted in own:
             return
         path = "spec.clusterIPs"
@@ -181,6 +182,21 @@ class Addresses:
         raise Invalid.of(
             "", "Service", "", [invalid("spec.ports", [], "no node port is free; delete a Service or set other ports")]
         )
+
+
+def _set_families(spec: Obj, errors: list[FieldError]) -> None:
+    """This cluster has IPv4 alone; a headless Service without selector names endpoints of any family."""
+    if spec["clusterIP"] == _NONE and not spec.get("selector"):
+        spec.setdefault("ipFamilies", ["IPv4", "IPv6"])
+        spec.setdefault("ipFamilyPolicy", "RequireDualStack")
+        return
+    if spec.setdefault("ipFamilyPolicy", "SingleStack") == "RequireDualStack":
+        why = "this cluster is not configured for dual-stack services"
+        errors.append(invalid("spec.ipFamilyPolicy", "RequireDualStack", why))
+    families = spec.setdefault("ipFamilies", ["IPv4"])
+    for index, family in enumerate(families):
+        if family == "IPv6":
+            errors.append(invalid(f"spec.ipFamilies[{index}]", family, "not configured on this cluster"))
 
 
 def _held(service: Obj) -> Iterator[str]:

@@ -95,13 +95,13 @@ def _field(resource: Resource, entry: Entry, path: str) -> str:
         return entry.key.rsplit("/", 2)[1]
     if entry.memo is None:
         entry.memo = {}
-    values: dict[str, str] | None = entry.memo.get("fields")
-    if values is None:
+    known: tuple[Resource, dict[str, str]] | None = entry.memo.get("fields")
+    if known is None or known[0] is not resource:  # two groups share the events; a definition changes its fields
         obj = entry.decode()
         if resource.decode:
             obj = resource.decode(obj)
-        values = entry.memo["fields"] = {key: get(obj) for key, get in resource.fields.items()}
-    return values[path]
+        known = entry.memo["fields"] = resource, {key: get(obj) for key, get in resource.fields.items()}
+    return known[1][path]
 
 
 @dataclass(frozen=True, slots=True)

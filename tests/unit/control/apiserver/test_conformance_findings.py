@@ -149,3 +149,16 @@ async def test_a_review_has_no_table(plane: Any) -> None:
     assert (await plane.ask("POST", url, body, headers={"accept": table})).status == 406
     either = await plane.ask("POST", url, body, headers={"accept": f"{table},application/json"})
     assert either.json()["status"]["allowed"] is True
+
+
+async def test_events_are_selected_by_the_fields_of_the_group_that_is_asked(plane: Any, namespace: str) -> None:
+    about = {"kind": "Pod", "namespace": namespace, "name": "p"}
+    body = {"metadata": {"name": "a"}, "involvedObject": about, "reason": "R", "source": {"component": "c"}}
+    await plane.make(f"/api/v1/namespaces/{namespace}/events", body)
+    for url, selector in (
+        (f"/api/v1/namespaces/{namespace}/events", "source=c"),
+        (f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", "regarding.name=p"),
+        (f"/api/v1/namespaces/{namespace}/events", "involvedObject.name=p"),
+    ):
+        found = (await plane.ask("GET", f"{url}?fieldSelector={selector}")).json()
+        assert [item["metadata"]["name"] for item in found["items"]] == ["a"]
