@@ -102,7 +102,6 @@ KNOWN: dict[str, tuple[tuple[str, ...], str]] = {
     "verbs/create with a resourceVersion": (_STATUS, _SANE),
     "verbs/get at a bad revision": (_STATUS, _SANE),
     "verbs/names differ by case": (("warning",), "a request that fails warns of nothing"),
-    "verbs/service": (("body.spec.ipFamilies", "body.spec.ipFamilyPolicy"), "families are not filled in yet"),
     "verbs/update with a bad revision": (_STATUS, _SANE),
     "verbs/update with a wrong uid": (("body.message",), "upstream speaks of its storage"),
     "watches/in HTML": (("body*",), "upstream lists the streams apart"),

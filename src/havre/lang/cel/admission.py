@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -168,7 +169,7 @@ class Evaluation:
 
     def evaluate(self, condition: Condition) -> Any:
         """The plain value. Raises CelError, whose text is what failed, without the expression."""
-        size = self._inputs.size + self._more if condition.loops > 1 else 0
+        size = self._size(condition) if condition.loops > 1 else 0
         asking, evaluating = ASK.set(self._ask), _EVALUATION.set(self)
         try:
             return run(condition.program, self._inputs.activation, condition.loops, size)
@@ -177,6 +178,13 @@ class Evaluation:
         finally:
             _EVALUATION.reset(evaluating)
             ASK.reset(asking)
+
+    def _size(self, condition: Condition) -> int:
+        """Elements that the loops could run over; the variables that they read are evaluated for it."""
+        for name in reads(condition.text):
+            with suppress(ValueError):
+                self.variable(name)
+        return self._inputs.size + self._more
 
     def _named(self, condition: Condition, problem: CelError) -> CelError:
         """The evaluator does not say which key of null was read: most likely the first one in the text."""

@@ -50,7 +50,10 @@ _REWORDED = (
     (re.compile(r'^Key not found in map : "?(.*?)"?$'), r"no such key: \1"),
     (re.compile(r"^Index error: index=(-?\d+) size=\d+"), r"index out of bounds: \1"),
     (re.compile(r"^No matching overloads found : .*"), "no such overload"),
-    (re.compile(r"^cannot convert (\w+) to (\w+)$"), r"type conversion error from '\1' to '\2'"),
+    (
+        re.compile(r"^cannot convert (string|double|u?int|bytes) to (string|double|u?int|bool)$"),
+        r"type conversion error from '\1' to '\2'",
+    ),
 )
 
 
