@@ -18,6 +18,7 @@ from havre.control.apiserver.admission.refusal import name_in
 from havre.control.apiserver.admission.validating_policies import GROUP, POLICIES
 from havre.kit import names
 from havre.kit.field import FieldError, Problem, duplicate, invalid, not_supported, required
+from havre.lang.cel.admission import VARIABLES_MAX, Composition
 from havre.lang.cel.admission_types import Checker
 from havre.lang.cel.expression import CelError
 from havre.machinery.admission import AdmissionRequest, Operation
@@ -61,12 +62,28 @@ def _policy(obj: Obj, old: Obj) -> Errors:
     conditions = spec.get("matchConditions") or []
     if not old or conditions != ((old.get("spec") or {}).get("matchConditions") or []):
         yield from _conditions("spec.matchConditions", conditions, Checker(params=params))
+    variables = spec.get("variables") or []
+    if len(variables) > VARIABLES_MAX:
+        yield FieldError(Problem.TOO_MANY, "spec.variables", len(variables), f"must have at most {VARIABLES_MAX} items")
+        return  # every variable costs an environment
     checker = Checker(params=params)
-    for i, variable in enumerate(spec.get("variables") or ()):
-        yield from _checked(f"spec.variables[{i}].expression", variable["expression"], _declaring(checker, variable))
+    yield from _variables(variables, checker)
     for i, validation in enumerate(spec.get("validations") or ()):
         yield from _validation(f"spec.validations[{i}]", validation, checker)
     yield from _annotations("spec.auditAnnotations", obj, spec.get("auditAnnotations") or [], checker)
+
+
+def _variables(variables: list[Obj], checker: Checker) -> Errors:
+    """Their types; and, of those that fit, what the evaluation would refuse (how deep they read one another)."""
+    conditions = Composition((variable["name"], variable["expression"]) for variable in variables).conditions
+    for i, variable in enumerate(variables):
+        path, text, unfit = f"spec.variables[{i}].expression", variable["expression"], False
+        for error in _checked(path, text, _declaring(checker, variable)):
+            unfit = True
+            yield error
+        condition = conditions[variable["name"]]
+        if isinstance(condition, CelError) and not unfit:
+            yield invalid(path, text, str(condition))
 
 
 def _declaring(checker: Checker, variable: Obj) -> Any:
