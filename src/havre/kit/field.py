@@ -58,13 +58,24 @@ class FieldError:
         return f"{self.path}: {self.message}"
 
 
+class Structure(dict[str, Any]):
+    """A bad value that is a structure upstream: messages show its fields in their order, and sort the keys of maps."""
+
+
 def _shown(value: Any) -> str:
-    """As Go prints it there: strings quoted, structures as JSON with sorted keys, null as null."""
+    """As Go prints it there: strings quoted, structures as JSON, null as null."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, int | float):
         return str(value)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"))
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        keys = value if isinstance(value, Structure) else sorted(value)
+        return {key: _ordered(value[key]) for key in keys}
+    return [_ordered(item) for item in value] if isinstance(value, list) else value
 
 
 def invalid(path: str, value: Any, detail: str) -> FieldError:

@@ -218,23 +218,3 @@ def endpoint_ip(path: str, value: str) -> Errors:
         yield invalid(path, value, "may not be in the link-local range (169.254.0.0/16, fe80::/10)")
     elif address.is_multicast and (address.version == 6 or value.startswith("224.0.0.")):
         yield invalid(path, value, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)")
-
-
-class _FieldName(str):
-    """A key that sorts by its place in the structure, not by its letters."""
-
-    __slots__ = ("place",)
-    place: int
-
-    def __lt__(self, other: str) -> bool:
-        return self.place < other.place if isinstance(other, _FieldName) else str.__lt__(self, other)
-
-
-def structure(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A bad value that is a structure: messages show its fields in their order, while they sort the keys of maps."""
-    ordered: dict[str, Any] = {}
-    for place, (name, value) in enumerate(fields.items()):
-        key = _FieldName(name)
-        key.place = place
-        ordered[key] = value
-    return ordered

@@ -19,11 +19,10 @@ from havre.api.validation.checks import (
     immutable,
     quantity,
     resource_name,
-    structure,
 )
 from havre.api.validation.pods import tolerations
 from havre.kit import names
-from havre.kit.field import FieldError, Problem, forbidden, invalid, required, too_long
+from havre.kit.field import FieldError, Problem, Structure, forbidden, invalid, required, too_long
 
 SIZE_MAX: Final = 1 << 20  # 1 MiB of values
 _FROZEN: Final = "field is immutable when `immutable` is set"
@@ -135,7 +134,7 @@ def node(obj: Obj) -> Errors:
                 "TimeAdded": taint.get("timeAdded"),
             }
             words = "taints must be unique by key and effect pair"
-            yield FieldError(Problem.DUPLICATE, path, structure(shown), words)
+            yield FieldError(Problem.DUPLICATE, path, Structure(shown), words)
         seen.add(key)
     yield from _node_resources(obj)
     for i, cidr in enumerate(spec.get("podCIDRs") or ()):

@@ -23,12 +23,11 @@ from havre.api.validation.checks import (
     required_choice,
     required_name,
     resource_name,
-    structure,
     whole_quantity,
 )
 from havre.api.validation.volumes import field_ref, local_path, resource_ref
 from havre.kit import names
-from havre.kit.field import FieldError, Problem, duplicate, forbidden, invalid, required
+from havre.kit.field import FieldError, Problem, Structure, duplicate, forbidden, invalid, required
 
 _ENV_FIELDS: Final = frozenset(
     {"metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName"}
@@ -413,8 +412,8 @@ def _go_name(field: str) -> str:
 def _shown_context(context: Obj) -> Obj:
     shown = {_go_name(field): context.get(field) for field in _SECURITY_FIELDS}
     if (capabilities := context.get("capabilities")) is not None:
-        shown["Capabilities"] = structure({"Add": capabilities.get("add"), "Drop": capabilities.get("drop")})
-    return structure(shown)
+        shown["Capabilities"] = Structure({"Add": capabilities.get("add"), "Drop": capabilities.get("drop")})
+    return Structure(shown)
 
 
 def seccomp(path: str, profile: Obj) -> Errors:

@@ -22,11 +22,10 @@ from havre.api.validation.checks import (
     quantity,
     required_name,
     resource_name,
-    structure,
     whole_quantity,
 )
 from havre.kit import names
-from havre.kit.field import duplicate, forbidden, invalid, not_supported, required
+from havre.kit.field import Structure, duplicate, forbidden, invalid, not_supported, required
 
 _SCOPES: Final = frozenset(
     {"Terminating", "NotTerminating", "BestEffort", "NotBestEffort", "PriorityClass"}
@@ -156,7 +155,7 @@ def budget(obj: Obj) -> Errors:
             "MaxUnavailable": most,
             "UnhealthyPodEvictionPolicy": policy,
         }
-        yield invalid("spec", structure(shown), "minAvailable and maxUnavailable cannot be both set")
+        yield invalid("spec", Structure(shown), "minAvailable and maxUnavailable cannot be both set")
     for field, value in (("minAvailable", least), ("maxUnavailable", most)):
         if value is not None:
             yield from count_or_percent(f"spec.{field}", value)

@@ -15,10 +15,9 @@ from havre.api.validation.checks import (
     Errors,
     checked,
     labels,
-    structure,
 )
 from havre.kit import names
-from havre.kit.field import FieldError, forbidden, invalid, required, too_long
+from havre.kit.field import FieldError, Structure, forbidden, invalid, required, too_long
 from havre.kit.names import Check
 
 ANNOTATIONS_MAX: Final = 256 * 1024  # bytes of all keys and values
@@ -102,7 +101,7 @@ def _owners(owners: list[Obj] | None) -> Errors:
 
 
 def _ordered(owner: Obj) -> Obj:
-    return structure({field: owner[field] for field in _OWNER_FIELDS if field in owner})
+    return Structure({field: owner[field] for field in _OWNER_FIELDS if field in owner})
 
 
 def _finalizers(finalizers: list[str]) -> Errors:

@@ -14,10 +14,9 @@ from havre.api.validation.checks import (
     choice,
     label_selector,
     required_name,
-    structure,
 )
 from havre.kit import names
-from havre.kit.field import FieldError, Problem, invalid, required
+from havre.kit.field import FieldError, Problem, Structure, invalid, required
 
 _GROUP: Final = "rbac.authorization.k8s.io"
 
@@ -95,4 +94,4 @@ def binding_update(new: Obj, old: Obj) -> Errors:
     if new.get("roleRef") != old.get("roleRef"):
         ref = new.get("roleRef") or {}
         shown = {"APIGroup": ref.get("apiGroup"), "Kind": ref.get("kind"), "Name": ref.get("name")}
-        yield invalid("roleRef", structure(shown), "cannot change roleRef")
+        yield invalid("roleRef", Structure(shown), "cannot change roleRef")

@@ -22,10 +22,9 @@ from havre.api.validation.checks import (
     port,
     required_choice,
     required_name,
-    structure,
 )
 from havre.kit import names
-from havre.kit.field import duplicate, forbidden, invalid, required, too_many
+from havre.kit.field import Structure, duplicate, forbidden, invalid, required, too_many
 
 _TYPES: Final = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _DISTRIBUTIONS: Final = ("PreferClose", "PreferSameZone", "PreferSameNode")
@@ -132,7 +131,7 @@ def _port_clashes(spec: Obj, ports: list[Obj]) -> Errors:
                 "TargetPort": 0,
                 "NodePort": 0,
             }
-            yield duplicate(f"spec.ports[{i}]", structure(shown))
+            yield duplicate(f"spec.ports[{i}]", Structure(shown))
         taken.add(key)
 
 

@@ -21,11 +21,10 @@ from havre.api.validation.checks import (
     not_negative,
     optional_name,
     selector_matches,
-    structure,
 )
 from havre.api.validation.pods import template
 from havre.kit import names
-from havre.kit.field import forbidden, invalid, required
+from havre.kit.field import Structure, forbidden, invalid, required
 
 _MISMATCH: Final = "`selector` does not match template `labels`"
 _STATEFUL_FORBIDDEN: Final = (
@@ -97,8 +96,8 @@ def _shown_selector(selector: Obj) -> Obj:
     shown: Obj = {key: selector[key] for key in ("matchLabels", "matchExpressions") if key in selector}
     if expressions := shown.get("matchExpressions"):
         order = ("key", "operator", "values")
-        shown["matchExpressions"] = [structure({key: e[key] for key in order if key in e}) for e in expressions]
-    return structure(shown)
+        shown["matchExpressions"] = [Structure({key: e[key] for key in order if key in e}) for e in expressions]
+    return Structure(shown)
 
 
 def _deployment_strategy(strategy: Obj) -> Errors:
@@ -112,7 +111,7 @@ def _deployment_strategy(strategy: Obj) -> Errors:
         else:
             yield from _rolling_deployment(f"{path}.rollingUpdate", rolling)
     else:
-        shown = structure({"Type": kind, "RollingUpdate": None})
+        shown = Structure({"Type": kind, "RollingUpdate": None})
         yield from choice(path, shown, ("Recreate", "RollingUpdate"))
 
 
@@ -169,7 +168,7 @@ def _daemon_strategy(strategy: Obj) -> Errors:
     if kind == "RollingUpdate":
         yield from _rolling_daemon(f"{path}.rollingUpdate", strategy.get("rollingUpdate") or {})
     elif kind != "OnDelete":
-        yield from choice(path, structure({"Type": kind, "RollingUpdate": None}), ("RollingUpdate", "OnDelete"))
+        yield from choice(path, Structure({"Type": kind, "RollingUpdate": None}), ("RollingUpdate", "OnDelete"))
 
 
 def _rolling_daemon(path: str, rolling: Obj) -> Errors:
@@ -227,12 +226,12 @@ def _stateful_strategy(strategy: Obj) -> Errors:
         yield required(path)
     elif kind == "OnDelete":
         if rolling is not None:
-            shown = structure({"Partition": rolling.get("partition"), "MaxUnavailable": None})
+            shown = Structure({"Partition": rolling.get("partition"), "MaxUnavailable": None})
             yield invalid(f"{path}.rollingUpdate", shown, "only allowed for updateStrategy 'RollingUpdate'")
     elif kind == "RollingUpdate":
         yield from not_negative(f"{path}.rollingUpdate", rolling or {}, "partition")
     else:
-        shown = structure({"Type": kind, "RollingUpdate": None})
+        shown = Structure({"Type": kind, "RollingUpdate": None})
         yield invalid(path, shown, "must be 'RollingUpdate' or 'OnDelete'")
 
 

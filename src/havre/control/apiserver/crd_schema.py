@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from havre.api.meta import Obj
-from havre.kit.field import FieldError, Problem, forbidden, invalid, required
+from havre.kit.field import FieldError, Problem, Structure, forbidden, invalid, required
 from havre.lang.cel.expression import CelError
 from havre.lang.cel.rules import MessageError, Rule, compile_rule, field_path, rules
 from havre.lang.cel.typecheck import Check, checker
@@ -330,7 +330,7 @@ def _compile_checked(rule: Raw, schema: Schema, check: Check) -> tuple[Rule | No
 
 def _internal(rule: Raw) -> Obj:
     """A rule as upstream prints it."""
-    return {
+    fields = {
         "Rule": rule.get("rule") or "",
         "Message": rule.get("message") or "",
         "MessageExpression": rule.get("messageExpression") or "",
@@ -338,3 +338,4 @@ def _internal(rule: Raw) -> Obj:
         "FieldPath": rule.get("fieldPath") or "",
         "OptionalOldSelf": rule.get("optionalOldSelf"),
     }
+    return Structure(fields)

@@ -269,7 +269,8 @@ class Objects:
         return resource.decode(obj) if resource.decode else obj
 
     def _stored(self, resource: Resource, obj: Obj) -> bytes:
-        return dump(resource.encode(obj) if resource.encode else obj)
+        # The encoder's bytes keep the buffer they were written to, 16 kB and more: what stays in memory is a copy.
+        return b"".join((dump(resource.encode(obj) if resource.encode else obj), b""))
 
     def _encoder(self, resource: Resource, obj: Obj) -> Callable[[int], bytes]:
         def encode(revision: int) -> bytes:
