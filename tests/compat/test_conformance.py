@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.compat.conftest import havre
 
 NAMES = (Path(__file__).parent.parent / "data/conformance.txt").read_text().splitlines()

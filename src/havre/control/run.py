@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +12,10 @@ from havre.api.kinds import Kind
 from havre.control import workloads
 from havre.control.apiserver.control_plane import BadTokenFile, Config, ControlPlane
 from havre.control.store.errors import StoreError
+from havre.kit.backoff import Backoff
 from havre.wire.tls import TlsError
+
+RESTART = Backoff(1.0, 2.0, 60.0)  # seconds between two starts of controllers that ended
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ async def control(config: Config) -> AsyncIterator[ControlPlane]:
     except OSError as e:
         if e.filename is not None:
             raise StartFailed(f"open {e.filename}: {e.strerror}; check the path and its permissions") from e
-        raise StartFailed(f"listen on {config.host}:{config.port}: {e.strerror or e}; choose another --api-port") from e
+        raise StartFailed(f"{e.strerror or e}; stop what listens there, or choose another --api-port") from e
     try:
         controllers = asyncio.create_task(_controllers(plane))
         try:
@@ -47,9 +51,10 @@ async def _controllers(plane: ControlPlane) -> None:
     async def discover() -> list[Kind]:
         return [resource.kind for resource in plane.registry]
 
-    certificate = plane.pki.authority.certificate.decode()
-    try:
-        await workloads.run(plane.local, workloads.Config(discover, certificate, plane.tokens.legacy))
-    except Exception:  # nothing awaits this task before the stop: a bug must not end in silence
-        log.exception("the controllers ended; objects are still served and nothing acts on them: restart Havre")
-        raise
+    config = workloads.Config(discover, plane.pki.authority.certificate.decode(), plane.tokens.legacy)
+    for attempt in itertools.count():
+        try:
+            await workloads.run(plane.local, config)
+        except Exception:  # a bug must neither end in silence nor leave the objects to themselves: begin again
+            log.exception("the controllers ended; they start again from what is stored")
+        await asyncio.sleep(RESTART.delay(attempt))

@@ -6,7 +6,7 @@ Source: k8s.io/apiserver, pkg/endpoints/handlers.
 from __future__ import annotations
 
 from asyncio import TimerHandle, get_running_loop
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -39,11 +39,12 @@ class Call:
     params: dict[str, str]
     verb: str
     user: User
+    may_create: Callable[[], None]  # raises Forbidden; asked when an update or an apply finds nothing to change
 
     @property
     def namespace(self) -> str:
         """Where the object lives. A Namespace lives nowhere, though its requests are authorized inside it."""
-        return "" if self.target.resource == "namespaces" else self.target.namespace
+        return "" if self.target.resource == "namespaces" and not self.target.group else self.target.namespace
 
     @property
     def accept(self) -> str:
@@ -153,6 +154,7 @@ class Handlers:
             return new or bodies.decode(self._registry, resource, call.request.body, call.content_type, options)
 
         async def absent() -> Entry:
+            call.may_create()
             return await self._objects.create(resource, call.namespace, change(_NOTHING), options)
 
         creatable = resource.create_on_update and not subresource and not body["metadata"].get("resourceVersion")
@@ -199,6 +201,7 @@ class Handlers:
             return apply(self._objects.served(resource, live))
 
         async def absent() -> Entry:
+            call.may_create()
             return await self._objects.create(resource, call.namespace, apply(None), options, track=False)
 
         entry, created = await self._objects.update(
@@ -274,11 +277,17 @@ class Handlers:
     def many(
         self, resource: Resource, page: Page, media: Media, call: Call, warnings: Sequence[str] = ()
     ) -> Response | Awaitable[Response]:
-        if media.type == PROTOBUF:
-            body = reading.protobuf_list(resource, page)
-        else:
-            body = reading.list_body(resource, page, media, _include(call))
+        stored = media.type == JSON and not media.as_kind and not resource.decode
+        if not stored and len(page.entries) > reading.STEP:
+            return self._long(resource, page, media, call, warnings)
+        body = reading.list_body(resource, page, media, _include(call))
         return answers.send(200, body, media=media, warnings=warnings, encodings=call.encodings)
+
+    async def _long(
+        self, resource: Resource, page: Page, media: Media, call: Call, warnings: Sequence[str]
+    ) -> Response:
+        body = await reading.list_body_in_steps(resource, page, media, _include(call))
+        return await _settled(answers.send(200, body, media=media, warnings=warnings, encodings=call.encodings))
 
     def _media(self, resource: Resource, call: Call, *, many: bool) -> Media:
         media = negotiate(call.accept, protobuf=resource.builtin)

@@ -108,6 +108,8 @@ class Objects:
             meta.pop(stale, None)
         if track:
             self._track(None, obj, resource, options, "", now)
+        else:
+            rules.default(obj)  # as a decoded body is; what was applied has no spec where nobody sets a field of it
         request = self._request(resource, Operation.CREATE, namespace, name, options, "")
         request.obj = obj
         await self.admission.admit(request)

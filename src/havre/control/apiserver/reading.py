@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import time
-from asyncio import TimerHandle, get_running_loop
+from asyncio import TimerHandle, get_running_loop, sleep
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +28,7 @@ from havre.lang.selector import FieldSelector, LabelSelector, SelectorError
 from havre.wire.http.message import Writer
 
 Params = dict[str, str]
+STEP = 200  # items made in one turn of the loop, 20 to 100 µs each when they are not kept from before
 _SCAN = 500  # entries looked at per step of a limited list with selectors
 _EXACT, _NOT_OLDER = "Exact", "NotOlderThan"
 _SLOW = 16 << 20  # bytes that may wait for one watcher: then it is cut off and lists anew, as upstream does
@@ -309,35 +310,53 @@ def served(resource: Resource, entry: Entry) -> Obj | None:
 
 
 def list_body(resource: Resource, page: Page, media: Media, include: str = "Metadata") -> bytes:
-    """The whole list as the client wants it, in JSON."""
+    """The whole list as the client wants it."""
+    return list_document(resource, page, media, list(map(list_item(resource, media, include), page.entries)))
+
+
+async def list_body_in_steps(resource: Resource, page: Page, media: Media, include: str = "Metadata") -> bytes:
+    """The same, of a list so long that others must be served meanwhile."""
+    item, items = list_item(resource, media, include), list[bytes]()
+    for start in range(0, len(page.entries), STEP):
+        items += map(item, page.entries[start : start + STEP])
+        await sleep(0)
+    return list_document(resource, page, media, items)
+
+
+def list_item(resource: Resource, media: Media, include: str) -> Callable[[Entry], bytes]:
+    """One entry as it stands in a list."""
+    if media.type == PROTOBUF:
+        return lambda e: _message(resource, e)
     if media.as_kind == "Table":
         now = time.time()
-        rows = [table.row(resource, e, served(resource, e), include).render(now) for e in page.entries]
-        return table.document(resource, rows, page.meta(), version=media.as_version, columns=True)
+        return lambda e: table.row(resource, e, served(resource, e), include).render(now)
     if media.as_kind == "PartialObjectMetadataList":
-        items: Iterable[bytes] = (table.metadata_only(e.value, media.as_version) for e in page.entries)
-        return _joined("PartialObjectMetadataList", f"meta.k8s.io/{media.as_version}", page, items)
-    kind = resource.kind
-    api_version = f"{kind.group}/{kind.version}" if kind.group else kind.version
-    if resource.decode:
-        items = (dump(resource.decode(e.decode())) for e in page.entries)
-    elif resource.builtin:  # built-in lists leave out what every item would repeat
+        return lambda e: table.metadata_only(e.value, media.as_version)
+    decode = resource.decode
+    if decode:
+        return lambda e: dump(decode(e.decode()))
+    if resource.builtin:  # built-in lists leave out what every item would repeat
         skip = len(resource.item_head)
-        items = (b"{" + e.value[skip:] for e in page.entries)
-    else:
-        items = (e.value for e in page.entries)
-    return _joined(resource.kind.list_kind, api_version, page, items)
+        return lambda e: b"{" + e.value[skip:]
+    return lambda e: e.value
+
+
+def list_document(resource: Resource, page: Page, media: Media, items: list[bytes]) -> bytes:
+    """The list around its items."""
+    kind = resource.kind
+    if media.type == PROTOBUF:
+        gvk = resource.gvk._replace(kind=kind.list_kind)
+        return protobuf.encode_list(gvk, str(page.revision), page.token, items, page.remaining)
+    if media.as_kind == "Table":
+        return table.document(resource, items, page.meta(), version=media.as_version, columns=True)
+    if media.as_kind == "PartialObjectMetadataList":
+        return _joined("PartialObjectMetadataList", f"meta.k8s.io/{media.as_version}", page, items)
+    return _joined(kind.list_kind, f"{kind.group}/{kind.version}" if kind.group else kind.version, page, items)
 
 
 def protobuf_of(resource: Resource, entry: Entry) -> bytes:
     """One object in its envelope."""
     return protobuf.envelope(resource.gvk, _message(resource, entry))
-
-
-def protobuf_list(resource: Resource, page: Page) -> bytes:
-    kind = resource.gvk._replace(kind=resource.kind.list_kind)
-    items = [_message(resource, entry) for entry in page.entries]
-    return protobuf.encode_list(kind, str(page.revision), page.token, items, page.remaining)
 
 
 def _message(resource: Resource, entry: Entry) -> bytes:

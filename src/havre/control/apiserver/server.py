@@ -12,6 +12,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import orjson
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 MAX_WRITES = 400  # awaited requests at once; beyond it 429. Upstream: 200 writes and 400 reads
 
 _NAMING = frozenset({"create", "update", "patch"})  # the first wants a URL without a name, the others one with it
+
+_NAMESPACED_REVIEWS = frozenset({"localsubjectaccessreviews", "bindings"})
 
 Page = Callable[[Call], Reply]
 
@@ -101,7 +104,7 @@ class ApiServer:
         if authn.impersonates(headers):
             user = authn.impersonate(user, headers, self.authorizer)
         self._authorize(user, verb, target, asked_name(target, verb, params))
-        call = Call(request, target, params, verb, user)
+        call = Call(request, target, params, verb, user, partial(self._authorize, user, "create", target, target.name))
         if not target.resource:
             page = self.pages.find(target.path)
             return _no_page() if page is None else page(call)
@@ -125,8 +128,12 @@ class ApiServer:
 
     def _resource(self, call: Call) -> Reply:
         target = call.target
+        if target.watch_prefix and (call.request.method != "GET" or target.subresource):
+            raise NotFound.page()  # the old prefix serves watches alone, and is authorized as one
         review = self.reviews.find(target.gvr)
         if review is not None:
+            if target.subresource or bool(target.namespace) is not (target.resource in _NAMESPACED_REVIEWS):
+                raise NotFound.page()  # a right inside one namespace is none to ask about the whole cluster
             return review(call)
         try:
             resource = self.registry.find(target.group, target.version, target.resource)
@@ -143,7 +150,7 @@ class ApiServer:
         if resource.namespaced:
             if not target.namespace and call.verb not in ("list", "watch"):  # all namespaces can only be read
                 raise NotFound.page() if target.name else not_allowed()
-        elif target.namespace and target.resource != "namespaces":
+        elif target.namespace and not _is_itself(target):
             raise NotFound.page()
         if target.subresource:
             if self.nodes.serves(resource, target.subresource):
@@ -173,6 +180,13 @@ class ApiServer:
             case "deletecollection":
                 return handlers.deletecollection(resource, call)
         raise not_allowed()
+
+
+def _is_itself(target: Target) -> bool:
+    """`/namespaces/shop` is authorized inside shop; `/namespaces/shop/namespaces/bank` is nothing, else rights in
+    one namespace would reach the next.
+    """
+    return target.resource == "namespaces" and target.name == target.namespace
 
 
 def _no_page() -> Response:

@@ -12,6 +12,7 @@ resource_quota      what the objects of a namespace use of its quotas
 service_account     the account `default` in every namespace
 token_secret        secrets that hold a token of an account
 root_ca             the certificate of the API server, as a ConfigMap in every namespace
+storage_protection  claims, volumes and classes in use outlive their deletion
 
 Below them: `monitors` (the watch), `chore` (the loop), `graph` (who owns whom, pure), `served` (which kinds there are).
 """
@@ -28,6 +29,7 @@ from havre.control.workloads import (
     resource_quota,
     root_ca,
     service_account,
+    storage_protection,
     token_secret,
 )
 from havre.control.workloads.garbage_collector import GarbageCollector
@@ -60,6 +62,7 @@ def chores(config: Config, monitors: Monitors) -> list[chore.Chore]:
         service_account.chore(),
         root_ca.chore(config.certificate),
         resource_quota.chore(monitors.served),
+        storage_protection.chore(),
     ]
     if config.issue is not None:
         every.append(token_secret.chore(config.certificate, config.issue))

@@ -181,7 +181,7 @@ def _tcp_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise OSError(
-            error.errno, f"listen on {host}:{port}: {error.strerror}; is another instance running?"
+            error.errno, f"listen on {host}:{port}: {error.strerror}"
         ) from error
     listener.setblocking(False)
     return listener

@@ -112,7 +112,7 @@ async def test_a_unix_socket_is_served_and_removed(serving: Serving, tmp_path: P
 
 async def test_an_address_that_is_taken_is_named(serving: Serving) -> None:
     async with serving() as server:
-        with pytest.raises(OSError, match=rf"listen on 127\.0\.0\.1:{server.port}: .*another instance"):
+        with pytest.raises(OSError, match=rf"listen on 127\.0\.0\.1:{server.port}: .*in use"):
             await serve(lambda request: Response(200, []), port=server.port)
 
 
