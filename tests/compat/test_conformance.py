@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Report]:
     program = BIN / "e2e.test"
     if not program.exists():
         pytest.skip(f"{program} is missing; docs/reference/conformance.md tells how to build it")
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl, which some of the tests call, is not on the PATH")
     directory = tmp_path_factory.mktemp("conformance")
     with havre(directory / "data") as kubeconfig, (directory / "e2e.log").open("w") as log:
         focus = "|".join(re.escape(name).replace("\\ ", " ") for name in NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 from collections.abc import AsyncIterator
@@ -53,8 +54,19 @@ async def _controllers(plane: ControlPlane) -> None:
 
     config = workloads.Config(discover, plane.pki.authority.certificate.decode(), plane.tokens.legacy)
     for attempt in itertools.count():
+        ready = asyncio.Event()
+        settling = asyncio.create_task(_freeze(ready))
         try:
-            await workloads.run(plane.local, config)
+            await workloads.run(plane.local, config, ready=ready)
         except Exception:  # a bug must neither end in silence nor leave the objects to themselves: begin again
             log.exception("the controllers ended; they start again from what is stored")
+        finally:
+            settling.cancel()
         await asyncio.sleep(RESTART.delay(attempt))
+
+
+async def _freeze(ready: asyncio.Event) -> None:
+    """What the controllers keep of 100,000 objects would make each full collection a pause of 0.1 to 0.2 s."""
+    await ready.wait()
+    gc.collect(1)
+    gc.freeze()

@@ -9,14 +9,14 @@ Source: k8s.io/kube-openapi, pkg/schemaconv; k8s.io/apiextensions-apiserver, pkg
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 Raw = Mapping[str, Any]
 MISSING: Final = object()  # a schema without a default, which differs from `default: null`
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Schema:
     """One node. Nodes compare by identity: use them as cache keys."""
 
@@ -68,9 +68,7 @@ class Compiler:
             target = self.named(ref)
             if "default" not in raw:
                 return target
-            node = Schema(**{name: getattr(target, name) for name in Schema.__slots__})
-            node.default = raw["default"]
-            return node
+            return replace(target, default=raw["default"])
         node = Schema(name=ref)
         if ref:
             self._fill(node, {**self._definitions[ref], **{k: v for k, v in raw.items() if k not in ("$ref", "allOf")}})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from havre.api.meta import GVK, Obj
 
@@ -49,6 +49,24 @@ class WatchEvent:
 
     type: str
     object: Obj
+
+
+@runtime_checkable
+class Paged(Protocol):
+    """An Api that can also give a list in parts, so that nobody holds 100,000 decoded objects at once."""
+
+    def pages(self, gvk: GVK) -> AsyncIterator[Listing]:
+        """At least one, all of one revision."""
+        ...
+
+
+async def pages(api: Api, gvk: GVK) -> AsyncIterator[Listing]:
+    """All objects of a kind in parts, if the Api can, else at once."""
+    if isinstance(api, Paged):
+        async for part in api.pages(gvk):
+            yield part
+    else:
+        yield await api.list(gvk)
 
 
 class Api(Protocol):

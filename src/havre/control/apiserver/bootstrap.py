@@ -28,6 +28,7 @@ from havre.control.apiserver import rbac
 
 NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "default")
 RBAC_AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
+KUBELET_CLIENT = "kube-apiserver-kubelet-client"  # the user that agents of nodes see in our certificate
 FLOW_AUTOUPDATE = "apf.kubernetes.io/autoupdate-spec"
 MANDATORY_FLOW = frozenset({"exempt", "catch-all"})  # restored whatever the annotation says
 TABLE_LIMIT = 4 << 20  # bytes of the unpacked table, 100 kB today
@@ -52,6 +53,7 @@ def objects(config: Config) -> list[Obj]:
     """Everything a new cluster has; each call gives objects of its own."""
     found = [_namespace(name) for name in NAMESPACES] + _table()
     found += [
+        _kubelet_client(),
         _service_cidr(config),
         _service(config),
         _ip_address(config),
@@ -87,6 +89,25 @@ def _namespace(name: str) -> Obj:
         "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
         "spec": {"finalizers": ["kubernetes"]},
         "status": {"phase": "Active"},
+    }
+
+
+def _kubelet_client() -> Obj:
+    """What agents that ask us about rights (SubjectAccessReview) let the API server do: all that kubelets offer."""
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {
+            "name": "havre:kube-apiserver-kubelet-client",
+            "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
+            "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        },
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "system:kubelet-api-admin",
+        },
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": KUBELET_CLIENT}],
     }
 
 

@@ -277,8 +277,7 @@ class Handlers:
     def many(
         self, resource: Resource, page: Page, media: Media, call: Call, warnings: Sequence[str] = ()
     ) -> Response | Awaitable[Response]:
-        stored = media.type == JSON and not media.as_kind and not resource.decode
-        if not stored and len(page.entries) > reading.STEP:
+        if len(page.entries) > (reading.COPIES if reading.copied(resource, media) else reading.STEP):
             return self._long(resource, page, media, call, warnings)
         body = reading.list_body(resource, page, media, _include(call))
         return answers.send(200, body, media=media, warnings=warnings, encodings=call.encodings)

@@ -54,10 +54,21 @@ class LocalApi:
         return None if entry is None else self._objects.served(resource, entry)
 
     async def list(self, gvk: GVK, namespace: str = "", *, labels: str = "", fields: str = "") -> Listing:
+        parts = [part async for part in self.pages(gvk, namespace, labels=labels, fields=fields)]
+        return Listing([obj for part in parts for obj in part.items], parts[0].revision)
+
+    async def pages(
+        self, gvk: GVK, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[Listing]:
+        """A list in parts, all of one revision; at least one. Others are served between them."""
         resource = self._resource(gvk)
         params = {"labelSelector": labels, "fieldSelector": fields}
         page = reading.list_page(self._cache, resource, namespace, {}, reading.select(resource, params))
-        return Listing([self._objects.served(resource, entry) for entry in page.entries], str(page.revision))
+        for start in range(0, len(page.entries) or 1, reading.STEP):
+            if start:
+                await asyncio.sleep(0)
+            part = page.entries[start : start + reading.STEP]
+            yield Listing([self._objects.served(resource, entry) for entry in part], str(page.revision))
 
     async def watch(
         self, gvk: GVK, namespace: str = "", *, since: str, labels: str = "", fields: str = ""

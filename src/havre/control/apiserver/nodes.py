@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ _NEVER_FORWARDED = _HOP_BY_HOP | {"authorization"}
 _NOT_TUNNELED = frozenset({"host", "authorization", "content-length", "connection"})
 _NEGOTIATED = ("sec-websocket-", "x-stream-")
 _IMPERSONATE = "impersonate-"
+_BEARER = "base64url.bearer.authorization.k8s.io."  # subprotocol that carries the token of a browser
+_HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+").fullmatch
+_CLIENTS = 4096  # places that are remembered with their idle connections, before those that are idle are forgotten
 _HIGH = 1 << 20  # bytes that may wait for a slow reader before we stop reading from the node
 
 
@@ -92,8 +96,19 @@ class Nodes:
         key = place.base, place.agent
         client = self._clients.get(key)
         if client is None:
+            if len(self._clients) >= _CLIENTS:
+                self._forget_idle()
             client = self._clients[key] = self._connect(place.base, place.agent)
         return client
+
+    def _forget_idle(self) -> None:
+        """Whoever may proxy chooses the port, and every port is a place."""
+        for key, client in list(self._clients.items()):
+            if client.idle:
+                del self._clients[key]
+                closing = asyncio.get_running_loop().create_task(client.close())
+                self._pumps.add(closing)
+                closing.add_done_callback(self._pumps.discard)
 
     async def _upgrade(self, place: Place, call: Call) -> Answer:
         headers = _forwarded(call, _NOT_TUNNELED)
@@ -104,6 +119,8 @@ class Nodes:
             return Response(e.status, kept, e.body)
         except HttpError as e:
             raise _unreachable(place, e) from e
+        except ValueError as e:
+            raise BadRequest(str(e)) from e  # bytes in the path that are not percent-encoded
 
         async def run(outer: Tunnel) -> None:
             await splice(outer, inner)
@@ -120,6 +137,8 @@ class Nodes:
             reply = await opened.__aenter__()
         except HttpError as e:
             raise _unreachable(place, e) from e
+        except ValueError as e:
+            raise BadRequest(str(e)) from e
         kept = [(k, v) for k, v in reply.headers.items() if k not in _HOP_BY_HOP]
 
         def start(writer: Writer) -> None:
@@ -190,9 +209,10 @@ class Nodes:
     def node_proxy(self, call: Call) -> Place:
         name, _, port = call.target.name.partition(":")
         base = self._node(name)
-        if port:
-            base = f"{base.rpartition(':')[0]}:{port}"
-        return Place(base, _tail(call))
+        host, _, own = base.rpartition(":")
+        if not port or port == own:
+            return Place(base, _tail(call))
+        return Place(f"{host}:{_number(port)}", _tail(call), agent=False)  # who knows who listens there
 
     def pod_proxy(self, call: Call) -> Place:
         scheme, name, port = split_name(call.target.name)
@@ -201,7 +221,7 @@ class Nodes:
         if not address:
             raise NotFound(f"address not allowed: pod {name} has no address yet", details={})
         ports = (p for c in pod["spec"]["containers"] for p in c.get("ports") or ())
-        number = port or next((str(p["containerPort"]) for p in ports), "80")
+        number = _number(port) if port else next((str(p["containerPort"]) for p in ports), "80")
         return Place(f"{scheme}://{_host(address)}:{number}", _tail(call), agent=False)
 
     def service_proxy(self, call: Call) -> Place:
@@ -262,6 +282,13 @@ def split_name(text: str) -> tuple[str, str, str]:
     raise BadRequest(f"invalid service request {text!r}: expected name, name:port or scheme:name:port")
 
 
+def _number(port: str) -> str:
+    """A port, and nothing that would make another host of an address (`80@elsewhere`). Raises BadRequest."""
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= 65535):
+        raise BadRequest(f"invalid port {port!r}: expected a number from 1 to 65535")
+    return str(int(port))
+
+
 def _service_port(service: Obj, wanted: str) -> str:
     """The name of the service's port, as its EndpointSlices call it."""
     ports = (service.get("spec") or {}).get("ports") or ()
@@ -280,6 +307,9 @@ def _endpoint(piece: Obj, port_name: str) -> str:
 
 
 def _host(address: str) -> str:
+    """As a URL wants it. Raises BadRequest for what is neither an IP nor a DNS name: objects hold any text."""
+    if _HOST(address) is None:
+        raise BadRequest(f"address not allowed: {address!r} is neither an IP address nor a host name")
     return f"[{address}]" if ":" in address else address
 
 
@@ -298,7 +328,11 @@ def _tail(call: Call) -> str:
 def _forwarded(call: Call, kept_back: frozenset[str]) -> dict[str, str]:
     """The client's headers without what is meant for this server alone."""
     headers = call.request.headers
-    return {k: v for k, v in headers.items() if k not in kept_back and not k.startswith(_IMPERSONATE)}
+    kept = {k: v for k, v in headers.items() if k not in kept_back and not k.startswith(_IMPERSONATE)}
+    if _BEARER in (offered := kept.get("sec-websocket-protocol", "")):
+        protocols = (p.strip() for p in offered.split(","))
+        kept["sec-websocket-protocol"] = ", ".join(p for p in protocols if not p.startswith(_BEARER))
+    return kept
 
 
 def _unreachable(place: Place, error: Exception) -> ApiError:

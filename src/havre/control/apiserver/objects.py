@@ -23,7 +23,7 @@ from typing import Protocol
 
 from havre.api import deletion
 from havre.api.errors import AlreadyExists, BadRequest, Conflict, InternalError, Invalid, NotFound
-from havre.api.meta import Obj, labels_of, rfc3339
+from havre.api.meta import GVK, Obj, labels_of, rfc3339
 from havre.control.apiserver import managed_fields
 from havre.control.apiserver.cache import Cache, Entry, Moved
 from havre.control.apiserver.resources import Resource, dump, prefix_of
@@ -140,6 +140,16 @@ class Objects:
             raise
         finally:
             hold()  # what was written is in use by now, what was not is free again
+
+    async def admitted(
+        self, resource: Resource, namespace: str, name: str, body: Obj, options: Options, subresource: str
+    ) -> Obj:
+        """What admission makes of a body that is answered and not stored (a TokenRequest). Raises ApiError."""
+        request = self._request(resource, Operation.CREATE, namespace, name, options, subresource)
+        request.gvk, request.obj = GVK.of(body), body
+        await self.admission.admit(request)
+        await self.admission.validate(request)
+        return self._admitted(request, resource)
 
     async def update(
         self,
@@ -323,6 +333,12 @@ class Objects:
     def _admitted(request: AdmissionRequest, resource: Resource) -> Obj:
         if request.obj is None:
             raise InternalError.of(f"admission took the {resource.kind.kind} away instead of refusing it")
+        meta, asked = request.obj.get("metadata"), request.attributes
+        if asked.subresource:
+            return request.obj  # what is posted there (a TokenRequest) names nothing
+        same = isinstance(meta, dict) and (meta.get("name") or "", meta.get("namespace") or "")
+        if same != (asked.name, asked.namespace):
+            raise InternalError.of(f"admission gave the {resource.kind.kind} another name or namespace")
         return request.obj
 
     @staticmethod

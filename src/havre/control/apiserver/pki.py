@@ -3,7 +3,7 @@
 ca.{crt,key}             signs everything below and the certificates of clients
 apiserver.{crt,key}      the listener
 admin.{crt,key}          in `admin.kubeconfig`: the operator, a member of system:masters
-kubelet-client.{crt,key} how the API server presents itself to node agents
+apiserver-kubelet-client.{crt,key}  how the API server presents itself to node agents
 sa.key                   signs the tokens of service accounts
 
 Source: kubernetes documentation, "PKI certificates and requirements".
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from havre.control.apiserver.bootstrap import KUBELET_CLIENT
 from havre.machinery.admission import SUPERUSERS
 from havre.wire import tls
 from havre.wire.tls import Pair, Subject
@@ -56,9 +57,8 @@ def ensure(directory: Path, names: Iterable[str]) -> Pki:
     served = ("localhost", *SERVICE_NAMES, *names)
     _leaf(directory, "apiserver", authority, Subject("kube-apiserver"), server=True, names=served)
     admin = _leaf(directory, "admin", authority, Subject("admin", (SUPERUSERS,)), client=True)
-    kubelet_client = _leaf(
-        directory, "kubelet-client", authority, Subject("kube-apiserver-kubelet-client", (SUPERUSERS,)), client=True
-    )
+    # Not a superuser: where a node's address leads is what the node says, and it may lead back to the API server.
+    kubelet_client = _leaf(directory, "apiserver-kubelet-client", authority, Subject(KUBELET_CLIENT), client=True)
     key_file = directory / "sa.key"
     if not key_file.exists():
         tls.write(key_file, tls.new_signing_key("rsa"), mode=0o600)

@@ -91,6 +91,22 @@ def missing(owned: Sequence[Obj], wanted: Iterable[Obj]) -> list[Obj]:
     return [atom for rule in wanted for atom in _atoms(rule) if not any(_covers(own, atom) for own in compiled)]
 
 
+def combinations(rules: Iterable[Obj]) -> int:
+    """How many atoms `missing` would look at: a product, so a small rule can have very many."""
+
+    def size(rule: Obj, key: str) -> int:
+        return len(rule.get(key) or ())
+
+    return sum(
+        size(rule, "verbs")
+        * (
+            size(rule, "apiGroups") * size(rule, "resources") * max(1, size(rule, "resourceNames"))
+            + size(rule, "nonResourceURLs")
+        )
+        for rule in rules
+    )
+
+
 def _atoms(rule: Obj) -> Iterator[Obj]:
     verbs = rule.get("verbs") or ()
     for group in rule.get("apiGroups") or ():

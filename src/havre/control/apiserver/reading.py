@@ -29,6 +29,7 @@ from havre.wire.http.message import Writer
 
 Params = dict[str, str]
 STEP = 200  # items made in one turn of the loop, 20 to 100 µs each when they are not kept from before
+COPIES = 2000  # and of stored bytes, about 1 µs each
 _SCAN = 500  # entries looked at per step of a limited list with selectors
 _EXACT, _NOT_OLDER = "Exact", "NotOlderThan"
 _SLOW = 16 << 20  # bytes that may wait for one watcher: then it is cut off and lists anew, as upstream does
@@ -317,10 +318,16 @@ def list_body(resource: Resource, page: Page, media: Media, include: str = "Meta
 async def list_body_in_steps(resource: Resource, page: Page, media: Media, include: str = "Metadata") -> bytes:
     """The same, of a list so long that others must be served meanwhile."""
     item, items = list_item(resource, media, include), list[bytes]()
-    for start in range(0, len(page.entries), STEP):
-        items += map(item, page.entries[start : start + STEP])
+    step = COPIES if copied(resource, media) else STEP
+    for start in range(0, len(page.entries), step):
+        items += map(item, page.entries[start : start + step])
         await sleep(0)
     return list_document(resource, page, media, items)
+
+
+def copied(resource: Resource, media: Media) -> bool:
+    """Whether a list is made of stored bytes as they are."""
+    return media.type != PROTOBUF and not media.as_kind and not resource.decode
 
 
 def list_item(resource: Resource, media: Media, include: str) -> Callable[[Entry], bytes]:
@@ -528,23 +535,36 @@ def open_watch(cache: Cache, namespace: str, plan: WatchPlan, watcher: Watcher, 
     """Connects a watcher whose head is sent; a revision that is too old becomes an ERROR event, as upstream sends
     it.
     """
-    resource, writer = watcher.resource, watcher.writer
-    scope = resource.scope(namespace)
-    writer.on_close = watcher.stop
+    scope = watcher.resource.scope(namespace)
+    watcher.writer.on_close = watcher.stop
+    watcher.timer = get_running_loop().call_later(plan.timeout or longest, watcher.writer.close)
+    if plan.since is not None:
+        _follow(cache, scope, plan.since, watcher)
+        return
+    revision, (entries, _) = cache.revision, cache.range(scope)
+
+    def send(start: int) -> None:
+        """The present state in steps, so that others are served between them; then what has changed since."""
+        watcher.initial(entries[start : start + STEP])
+        if watcher.writer.closed:
+            return
+        if start + STEP < len(entries):
+            get_running_loop().call_soon(send, start + STEP)
+            return
+        if plan.initial_bookmark:
+            watcher.bookmark(revision, initial=True)
+        _follow(cache, scope, revision, watcher)
+
+    send(0)
+
+
+def _follow(cache: Cache, scope: str, since: int, watcher: Watcher) -> None:
+    writer = watcher.writer
+    if writer.closed:  # while the present state was sent: nobody is left to end the watch
+        return
     try:
-        if plan.since is None:
-            entries, _ = cache.range(scope)
-            watcher.initial(entries)
-            if plan.initial_bookmark:
-                watcher.bookmark(cache.revision, initial=True)
-        since = cache.revision if plan.since is None else plan.since
         watcher.watch = cache.watch(scope, since, watcher.deliver, lambda _error: writer.abort())
     except TooOld:
-        error = Expired(f"too old resource version: {plan.since} ({cache.oldest})")
+        error = Expired(f"too old resource version: {since} ({cache.oldest})")
         writer.write(b'{"type":"ERROR","object":%b}\n' % orjson.dumps(error.status()))
         writer.close()
-        return
-    if writer.closed:  # while the present state was sent: `stop` came before there was a watch to end
-        watcher.watch.cancel()
-        return
-    watcher.timer = get_running_loop().call_later(plan.timeout or longest, writer.close)

@@ -126,14 +126,19 @@ class ApiServer:
         if not decision.allowed:
             raise authz.forbidden(asked, decision.reason)
 
+    def _review(self, target: Target) -> Callable[[Call], Reply] | None:
+        review = self.reviews.find(target.gvr)
+        misplaced = target.subresource or bool(target.namespace) is not (target.resource in _NAMESPACED_REVIEWS)
+        if review is not None and misplaced:
+            raise NotFound.page()  # a right inside one namespace is none to ask about the whole cluster
+        return review
+
     def _resource(self, call: Call) -> Reply:
         target = call.target
         if target.watch_prefix and (call.request.method != "GET" or target.subresource):
             raise NotFound.page()  # the old prefix serves watches alone, and is authorized as one
-        review = self.reviews.find(target.gvr)
+        review = self._review(target)
         if review is not None:
-            if target.subresource or bool(target.namespace) is not (target.resource in _NAMESPACED_REVIEWS):
-                raise NotFound.page()  # a right inside one namespace is none to ask about the whole cluster
             return review(call)
         try:
             resource = self.registry.find(target.group, target.version, target.resource)

@@ -40,6 +40,9 @@ class Shelf(Generic[T]):
         self._chunks = [list(entries[i : i + self.CHUNK]) for i in range(0, len(entries), self.CHUNK)] or [[]]
         self._firsts = ["", *(chunk[0].key for chunk in self._chunks[1:])]  # least key that belongs to the chunk
 
+    def __bool__(self) -> bool:
+        return bool(self._chunks[0]) or len(self._chunks) > 1
+
     def put(self, entry: T) -> None:
         """Insert, or replace the one with the same key."""
         place = bisect_right(self._firsts, entry.key) - 1

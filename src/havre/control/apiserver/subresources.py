@@ -341,8 +341,10 @@ def _selects(budget: Obj, labels: dict[str, str]) -> bool:
 async def _token(tools: Subresources, resource: Resource, call: Call) -> Answer:
     if call.verb != "create":
         raise not_allowed()
+    options = call.options("CreateOptions")
     body = bodies.unstored(call.request.body, call.content_type, _TOKEN_REQUEST)
     tools.read(resource, call)
+    body = await tools.objects.admitted(resource, call.namespace, call.target.name, body, options, "token")
     answer = tools.tokens.request(call.namespace, call.target.name, body)
     reply = answers.send(201, dump(answer), media=negotiate(call.accept, protobuf=False, transforms=False))
     return reply if not isinstance(reply, Awaitable) else await reply

@@ -20,7 +20,7 @@ from havre.api.kinds import Kind
 from havre.api.meta import GVK, Obj
 from havre.control.workloads.graph import Node
 from havre.control.workloads.served import DEFINITION, Discover, DiscoveryFailed, once
-from havre.machinery.api import Api
+from havre.machinery.api import Api, pages
 from havre.machinery.queue import backoff, jittered
 
 log = logging.getLogger(__name__)
@@ -157,14 +157,15 @@ class _Follower:
             self._monitors.check()
 
     async def _list(self) -> None:
-        listing = await self._api.list(self._kind.gvk)
-        before = set(self.nodes)
-        for obj in listing.items:
-            before.discard(obj["metadata"]["uid"])
-            self._put(obj)
+        before, revision = set(self.nodes), ""
+        async for part in pages(self._api, self._kind.gvk):
+            for obj in part.items:
+                before.discard(obj["metadata"]["uid"])
+                self._put(obj)
+            revision = part.revision
         for uid in before:
             self._drop(uid)
-        self._revision = listing.revision
+        self._revision = revision
         self._note_tried()
 
     async def _follow(self) -> None:

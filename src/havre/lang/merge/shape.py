@@ -6,12 +6,11 @@ Source: k8s.io/kube-openapi, pkg/schemaconv (OpenAPI to merge schema); structure
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from havre.lang.schema import MISSING, Schema
 
-SHAPES_REMEMBERED: Final = 2048  # roots: every built-in kind and some hundred custom ones, twice
 _MERGE: Final = ("merge", "merge,retainKeys")
 _ZERO: Final[dict[str, Any]] = {"string": "", "integer": 0, "number": 0, "boolean": False}
 
@@ -58,9 +57,23 @@ DEDUCED.other = DEDUCED
 _OWNERS: Final = Shape(scalar="untyped", is_list=True, is_map=True, map_atomic=True)
 
 
-@lru_cache(SHAPES_REMEMBERED)
+_PLAIN: Final[WeakKeyDictionary[Schema, Shape]] = WeakKeyDictionary()
+_STRUCTURED: Final[WeakKeyDictionary[Schema, Shape]] = WeakKeyDictionary()
+
+
 def shape_of(schema: Schema, structured: bool = False) -> Shape:
-    """The shape of a schema. `structured` is for built-in kinds: structs, whose non-pointer fields always exist."""
+    """The shape of a schema. `structured` is for built-in kinds: structs, whose non-pointer fields always exist.
+
+    It is kept for as long as the schema is: that of a custom kind may have thousands of nodes, and goes with its kind.
+    """
+    known = _STRUCTURED if structured else _PLAIN
+    shape = known.get(schema)
+    if shape is None:
+        shape = known[schema] = _made(schema, structured)
+    return shape
+
+
+def _made(schema: Schema, structured: bool) -> Shape:
     done: dict[tuple[int, bool], Shape] = {}
     shape = _shape(schema, False, structured, done)
     _spread_exact(list(done.values()))

@@ -95,16 +95,20 @@ def _object_walk(known: dict[str, Walk | None], extra: Walk | None, keep: bool, 
         dead: list[str] | None = None
         for key, value in obj.items():
             if closed and key not in known:
-                dead = [*dead, key] if dead else [key]
+                if dead is None:
+                    dead = []
+                dead.append(key)
                 continue
             cls = value.__class__
             if cls is not dict and cls is not list:
                 continue
             child = known.get(key, extra)
             if child is not None and (inner := child(value)):
-                found = (found or []) + [f"{key}{path}" if path[0] == "[" else f"{key}.{path}" for path in inner]
+                if found is None:
+                    found = []
+                found += [f"{key}{path}" if path[:1] == "[" else f"{key}.{path}" for path in inner]
         if dead:
-            found = (found or []) + dead
+            found = found + dead if found else dead
             if drop:
                 for key in dead:
                     del obj[key]
@@ -120,9 +124,9 @@ def _list_walk(element: Walk | None) -> Walk:
             return None
         for index, value in enumerate(values):
             if (value.__class__ is dict or value.__class__ is list) and (inner := element(value)):
-                found = (found or []) + [
-                    f"[{index}]{path}" if path[0] == "[" else f"[{index}].{path}" for path in inner
-                ]
+                if found is None:
+                    found = []
+                found += [f"[{index}]{path}" if path[:1] == "[" else f"[{index}].{path}" for path in inner]
         return found
 
     return walk

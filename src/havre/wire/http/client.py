@@ -261,6 +261,11 @@ class Client:
         self._slots = asyncio.Semaphore(connections)
         self._closed = False
 
+    @property
+    def idle(self) -> bool:
+        """No request runs; those that still wait for a connection are not seen."""
+        return not self._busy
+
     async def __aenter__(self) -> Self:
         return self
 

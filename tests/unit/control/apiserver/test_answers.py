@@ -57,6 +57,12 @@ async def test_a_very_large_body_is_packed_beside_the_loop() -> None:
     assert gzip.decompress(done.body) == body
 
 
+async def test_a_long_yaml_is_made_beside_the_loop() -> None:
+    reply = answers.send(200, orjson.dumps({"a": "x" * (64 << 10)}), media=Media(YAML))
+    assert inspect.isawaitable(reply)
+    assert (await reply).body == b"a: " + b"x" * (64 << 10) + b"\n"
+
+
 # what a real server 1.34 sends for unknown fields of these names
 @pytest.mark.parametrize(
     ("text", "value"),

@@ -10,6 +10,7 @@ import pytest
 from havre.api.errors import ApiError, Conflict, Expired, NotFound
 from havre.api.meta import GVK, Obj
 from havre.control.apiserver import local as module
+from havre.control.apiserver import reading
 from havre.machinery.api import Ref
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -118,3 +119,14 @@ async def test_a_watch_from_the_distant_past_is_expired(
     monkeypatch.setattr(plane.cache._store, "compacted", plane.cache.revision)
     with pytest.raises(Expired, match="too old resource version: 1 "):
         await anext(plane.local.watch(MAP, namespace, since="1"))
+
+
+async def test_a_list_comes_in_parts_of_one_revision(
+    plane: Any, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        await plane.local.create(config_map(namespace, name), manager="m")
+    monkeypatch.setattr(reading, "STEP", 2)
+    parts = [part async for part in plane.local.pages(MAP, namespace)]
+    names = [[obj["metadata"]["name"] for obj in part.items] for part in parts]
+    assert (names, len({part.revision for part in parts})) == ([["a", "b"], ["c"]], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -59,6 +60,17 @@ def setting(key: str, value: str, **meta: Any) -> Any:
 
 
 # create
+
+
+async def test_what_is_stored_takes_no_more_memory_than_it_has_bytes(
+    plane: Any, namespace: str, maps: Resource
+) -> None:
+    tracemalloc.start()
+    try:
+        kept = [plane.objects._stored(maps, config_map(f"c{i}", {"a": "x" * 2000})) for i in range(50)]
+        assert tracemalloc.get_traced_memory()[0] < sum(map(len, kept)) + 50 * 300
+    finally:
+        tracemalloc.stop()
 
 
 async def test_a_created_object_gets_identity_and_an_owner_of_its_fields(

@@ -39,7 +39,7 @@ def test_a_second_start_keeps_everything(directory: Path) -> None:
         "ca.key",
         "apiserver.key",
         "admin.key",
-        "kubelet-client.key",
+        "apiserver-kubelet-client.key",
         "sa.key",
     }
 

@@ -196,6 +196,45 @@ async def test_a_watch_without_a_revision_begins_with_what_is_there(plane: Any, 
     sink.close()
 
 
+async def test_a_large_present_state_is_sent_in_steps_and_no_change_between_them_is_lost(
+    plane: Any, namespace: str, sink: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(plane, namespace, 5)
+    monkeypatch.setattr(reading, "STEP", 2)
+    await plane.watch(maps(namespace, "?watch=1"), sink)
+    first = [(kind, obj["metadata"]["name"]) for kind, obj in sink.events]
+    await plane.make(maps(namespace), {"metadata": {"name": "z"}})
+    seen = [(kind, obj["metadata"]["name"]) for kind, obj in sink.events]
+    assert (len(first) < 5, seen) == (True, [("ADDED", name) for name in ("m000", "m001", "m002", "m003", "m004", "z")])
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/json",
+        "application/json;as=Table;v=v1;g=meta.k8s.io",
+        "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+        "application/vnd.kubernetes.protobuf",
+    ],
+)
+async def test_a_long_list_is_made_in_steps_and_is_the_same(
+    plane: Any, namespace: str, accept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(plane, namespace, 5)
+    at_once = (await plane.ask("GET", maps(namespace), headers={"accept": accept})).body
+    monkeypatch.setattr(reading, "STEP", 2)
+    monkeypatch.setattr(reading, "COPIES", 2)
+    turns = 0
+
+    async def turn(_seconds: float) -> None:
+        nonlocal turns
+        turns += 1
+
+    monkeypatch.setattr(reading, "sleep", turn)
+    assert ((await plane.ask("GET", maps(namespace), headers={"accept": accept})).body, turns) == (at_once, 3)
+
+
 async def test_initial_events_end_with_a_bookmark(plane: Any, namespace: str) -> None:
     await fill(plane, namespace, 1)
     query = "?watch=1&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan"

@@ -42,3 +42,12 @@ def test_a_shelf_from_which_everything_was_removed_can_be_filled_again() -> None
     again = Entry("g/r/n/a", 3, 3, b"")
     shelf.put(again)
     assert shelf.range("g/r/", "", None) == ([again], False)
+
+
+def test_a_shelf_is_true_while_something_is_on_it() -> None:
+    shelf = Shelf[Entry]()
+    assert not shelf
+    shelf.put(Entry("a", 1, 1, b""))
+    assert shelf
+    shelf.remove("a")
+    assert not shelf

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -153,3 +155,13 @@ def test_a_stored_list_may_repeat_itself_and_owns_the_repeated_item_whole() -> N
 @pytest.mark.parametrize("value", [{}, None, {"text": None, "set": None, "pairs": None}, {"port": 1}, {"port": "http"}])
 def test_nulls_and_fitting_values_are_no_problem(value: Any) -> None:
     assert validate(of(SCHEMA), value) == []
+
+
+def test_the_shape_of_a_schema_that_is_gone_is_gone_too() -> None:
+    raw = {"type": "object", "properties": {"a": {"type": "string"}}}
+    schema = Compiler().compile(raw)
+    shape = weakref.ref(schema)
+    shape_of(schema)
+    del schema
+    gc.collect()
+    assert shape() is None

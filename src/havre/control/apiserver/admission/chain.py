@@ -34,6 +34,8 @@ from havre.control.apiserver.admission.webhooks import Reinvocation, Webhooks
 from havre.control.apiserver.authz import Authorizer
 from havre.machinery.admission import AdmissionRequest, Lister, Mutator, Validator
 
+KINDS = 1024  # whose plugins are remembered: some hundred built-in places and the custom ones
+
 
 class Chain:
     """`admit`, then `validate`, for every operation: some refusals of a DELETE are made by mutators too."""
@@ -81,6 +83,8 @@ class Chain:
         key = req.attributes.group, req.attributes.resource
         chosen = self._chosen.get(key)
         if chosen is None:
+            if len(self._chosen) >= KINDS:
+                self._chosen.clear()
             mutators = tuple(plug for plug in self._mutators if _looks_at(plug, key))
             validators = tuple(plug for plug in self._validators if _looks_at(plug, key))
             chosen = self._chosen[key] = mutators, validators
