@@ -180,9 +180,7 @@ def _tcp_socket(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise OSError(
-            error.errno, f"listen on {host}:{port}: {error.strerror}"
-        ) from error
+        raise OSError(error.errno, f"listen on {host}:{port}: {error.strerror}") from error
     listener.setblocking(False)
     return listener
 

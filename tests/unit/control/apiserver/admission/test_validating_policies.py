@@ -292,10 +292,10 @@ CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap"}
 
 
 async def test_parameters_are_found_by_name_or_selector(cluster: Cluster, objects: Any) -> None:
-    for name, most in (("one", "1"), ("two", "5")):
+    for name, number in (("one", "1"), ("two", "5")):
         labels = {"for": "pods"}
         meta = {"name": name, "namespace": "default", "labels": labels}
-        objects.add("configmaps", {**CONFIG_MAP, "metadata": meta, "data": {"most": most}})
+        objects.add("configmaps", {**CONFIG_MAP, "metadata": meta, "data": {"most": number}})
     most = {
         "expression": "object.spec.replicas <= int(params.data.most)",
         "messageExpression": "'<= ' + params.data.most",
@@ -334,7 +334,8 @@ async def test_parameters_are_found_by_name_or_selector(cluster: Cluster, object
 )
 async def test_missing_parameters_are_reported(cluster: Cluster, kind: Obj, ref: Obj | None, words: str) -> None:
     cluster.policy("params.data.x == 1", paramKind=kind)
-    cluster.bind(**({"paramRef": ref} if ref else {}))
+    more: dict[str, Any] = {"paramRef": ref} if ref else {}
+    cluster.bind(**more)
     assert await cluster.words() == words
     cluster.policy("params.data.x == 1", paramKind=kind, failurePolicy="Ignore")
     assert await cluster.words() == ""
