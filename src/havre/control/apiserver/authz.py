@@ -1,6 +1,6 @@
 """Who may do what: RBAC over the cached roles and bindings, with a memory of decisions.
 
-The integrator feeds `upsert` and `remove` from the events of the watch cache. Bindings are indexed by subject, so a
+`control_plane` feeds `upsert` and `remove` from the events of the watch cache. Bindings are indexed by subject, so a
 question looks only at what is bound to this user or one of its groups. Decisions are remembered without the name of the
 object (a rule with resourceNames adds a small table of names), so that reading ten thousand pods is one entry; any
 change of an RBAC object forgets them all.

@@ -1,7 +1,7 @@
 """What a server says it serves: `/api`, `/apis`, `/apis/GROUP`, `/apis/GROUP/VERSION`, and both lists in one document.
 
 Pure functions from the kinds served, built-in and custom alike, to the documents. `Served` keeps the kinds by group
-and version in the order of discovery; the integrator makes a new one whenever a custom kind comes or goes, and caches
+and version in the order of discovery; `pages` makes a new one whenever a custom kind comes or goes, and caches
 what it sends by `etag`.
 
 Source: k8s.io/apiserver, pkg/endpoints/discovery and pkg/endpoints/discovery/aggregated; KEP-3352.

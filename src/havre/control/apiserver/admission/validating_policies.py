@@ -1,6 +1,6 @@
 """ValidatingAdmissionPolicy: expressions that writes must satisfy; bindings say which writes and which parameters.
 
-The integrator feeds `upsert` and `remove` from the events of the watch cache. A policy is compiled once, when it
+`control_plane` feeds `upsert` and `remove` from the events of the watch cache. A policy is compiled once, when it
 arrives. Which policies could concern a request is remembered by its place (operation, resource, scope), so that other
 requests pay one look into a table.
 
