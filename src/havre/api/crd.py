@@ -51,12 +51,6 @@ def default_crd(crd: Obj) -> None:
             found.setdefault(key, empty)
 
 
-def prepare_create(crd: Obj) -> None:
-    """A new definition has an empty status, but for the version its objects are stored in."""
-    crd["status"] = {}
-    remember_storage(crd)
-
-
 def prepare_update(new: Obj, old: Obj) -> None:
     """A write of the definition leaves the status, and remembers every version that objects were stored in."""
     new["status"] = dict(old.get("status") or {})

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, NoReturn
 
 from havre.kit import names
-from havre.kit.field import FieldError, forbidden, invalid, not_supported, required
+from havre.kit.field import FieldError, invalid, not_supported
 
 Labels = Mapping[str, str]
 Matcher = Callable[[Labels], bool]
@@ -343,38 +343,6 @@ class _Parser:
 
 def _expected(found: _Token, what: str) -> NoReturn:
     raise SelectorError(f"found '{found.text}', expected: {what}")
-
-
-def label_selector_problems(selector: Mapping[str, Any] | None, path: str) -> list[FieldError]:
-    """What validation says of a LabelSelector object at `path`."""
-    if not selector:
-        return []
-    found = []
-    at = f"{path}.matchLabels"
-    for key, value in (selector.get("matchLabels") or {}).items():
-        found += [invalid(at, key, text) for text in names.qualified_name(key)]
-        found += [invalid(at, value, text) for text in names.label_value(value)]
-    for index, term in enumerate(selector.get("matchExpressions") or ()):
-        found += _expression_problems(term, f"{path}.matchExpressions[{index}]")
-    return found
-
-
-def _expression_problems(term: Mapping[str, Any], path: str) -> list[FieldError]:
-    found = []
-    operator, values, key = term.get("operator", ""), term.get("values") or (), term.get("key", "")
-    if operator in ("In", "NotIn"):
-        if not values:
-            found.append(required(f"{path}.values", "must be specified when `operator` is 'In' or 'NotIn'"))
-    elif operator in ("Exists", "DoesNotExist"):
-        if values:
-            why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
-            found.append(forbidden(f"{path}.values", why))
-    else:
-        found.append(invalid(f"{path}.operator", operator, "not a valid selector operator"))
-    found += [invalid(f"{path}.key", key, text) for text in names.qualified_name(key)]
-    for index, value in enumerate(values):
-        found += [invalid(f"{path}.values[{index}]", value, text) for text in names.label_value(value)]
-    return found
 
 
 # --- fields ---------------------------------------------------------------------------------------------------------

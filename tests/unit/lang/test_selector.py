@@ -17,7 +17,6 @@ from havre.lang.selector import (
     Requirement,
     SelectorError,
     escape,
-    label_selector_problems,
 )
 
 FOO_BAZ = {"foo": "bar", "baz": "blah"}
@@ -203,28 +202,6 @@ def test_an_object_with_a_bad_expression_is_refused(term: dict[str, Any], messag
 )
 def test_a_requirement_names_the_place_of_its_problems(requirement: Requirement, paths: list[str]) -> None:
     assert [problem.path for problem in requirement.problems()] == paths
-
-
-def test_validation_of_a_selector_object_finds_every_problem() -> None:
-    selector = {
-        "matchLabels": {"-a": "b c"},
-        "matchExpressions": [
-            {"key": "k", "operator": "In"},
-            {"key": "k", "operator": "Exists", "values": ["v"]},
-            {"key": "", "operator": "Is", "values": ["a/b"]},
-        ],
-    }
-    assert [problem.path for problem in label_selector_problems(selector, "spec.selector")] == [
-        "spec.selector.matchLabels",
-        "spec.selector.matchLabels",
-        "spec.selector.matchExpressions[0].values",
-        "spec.selector.matchExpressions[1].values",
-        "spec.selector.matchExpressions[2].operator",
-        "spec.selector.matchExpressions[2].key",
-        "spec.selector.matchExpressions[2].key",
-        "spec.selector.matchExpressions[2].values[0]",
-    ]
-    assert label_selector_problems(None, "spec.selector") == []
 
 
 def test_the_one_value_that_a_selector_requires_is_known() -> None:

@@ -53,10 +53,6 @@ def _event_source(obj: Obj) -> str:
     return str((obj.get("source") or {}).get("component") or obj.get("reportingComponent") or "")
 
 
-def _new_event_source(obj: Obj) -> str:
-    return str((obj.get("deprecatedSource") or {}).get("component") or obj.get("reportingController") or "")
-
-
 _NAME: Final[Mapping[str, Extract]] = {"metadata.name": text_at("metadata.name")}
 _NAMED: Final[Mapping[str, Extract]] = {**_NAME, "metadata.namespace": text_at("metadata.namespace")}
 _OBJECT: Final = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")

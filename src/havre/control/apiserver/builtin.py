@@ -112,10 +112,6 @@ class DefinitionRules(BuiltinRules):
     def default(self, obj: Obj) -> None:
         crd.default_crd(obj)
 
-    def prepare_create(self, obj: Obj, user: User) -> None:
-        super().prepare_create(obj, user)
-        crd.prepare_create(obj)
-
     def prepare_update(self, new: Obj, old: Obj, subresource: str) -> None:
         super().prepare_update(new, old, subresource)
         if not subresource:

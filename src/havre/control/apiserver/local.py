@@ -35,10 +35,6 @@ class LocalApi:
         self._objects = objects
         self._user = user
 
-    def as_user(self, user: User) -> LocalApi:
-        """The same API, its writes signed by another identity."""
-        return LocalApi(self._registry, self._cache, self._objects, user)
-
     def _resource(self, gvk: GVK) -> Resource:
         resource = self._registry.of_kind(*gvk)
         if resource is None:

@@ -18,7 +18,7 @@ Source: k8s.io/apimachinery, pkg/util/managedfields and internal/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -487,44 +487,3 @@ def _cap(managed: Managed) -> None:
         managed.times.pop(bucket, None)
         if owner in managed.times:
             managed.times[bucket] = managed.times[owner]
-
-
-# The scale subresource
-
-_SCALE_VERSION: Final = "autoscaling/v1"
-_SCALE_REPLICAS: Final = ("f:spec", "f:replicas")
-Path = tuple[str, ...]
-
-
-def scale_entries(entries: Sequence[Obj], replicas: Mapping[str, Path]) -> list[Obj]:
-    """The entries of a Scale made from those of its parent; `replicas` is the path of the count by API version."""
-    parent = decode(entries)
-    owners = {
-        owner: Owned(FieldSet.of(_SCALE_REPLICAS), _SCALE_VERSION, held.applied)
-        for owner, held in parent.owners.items()
-        if (path := replicas.get(held.version)) and path in held.fields
-    }
-    return _encode(Managed(owners, parent.times, {}))
-
-
-def parent_entries(
-    entries: Sequence[Obj], scale: Iterable[Obj], api_version: str, replicas: Mapping[str, Path]
-) -> list[Obj]:
-    """The entries of the parent, which had `entries`, after a write of its Scale left `scale` there.
-
-    Those who wrote the count through the Scale have no time, as upstream.
-    """
-    parent, scaled = decode(entries), decode(list(scale))
-    owners: dict[Id, Owned] = {}
-    for owner, held in parent.owners.items():
-        if held.version not in replicas:
-            continue
-        path = replicas[held.version]
-        if not path or path not in held.fields or scaled.owners.pop(owner, None) is not None:
-            owners[owner] = held
-        elif left := held.fields - FieldSet.of(path):
-            owners[owner] = Owned(left, held.version, held.applied)
-    for owner, held in scaled.owners.items():
-        if _SCALE_REPLICAS in held.fields:
-            owners[owner] = Owned(FieldSet.of(replicas[api_version]), api_version, held.applied)
-    return _encode(Managed(owners, parent.times, parent.entries))

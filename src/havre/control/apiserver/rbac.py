@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from havre.api.meta import Obj, labels_of, name_of
+from havre.api.meta import Obj
 from havre.machinery.admission import Attributes
 
 GROUP = "rbac.authorization.k8s.io"
@@ -166,17 +166,6 @@ def short(rule: Obj) -> str:
 def quoted(text: str) -> str:
     """As Go's %q shows a string."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def aggregate(role: Obj, cluster_roles: Iterable[Obj]) -> list[Obj]:
-    """The rules an aggregated ClusterRole should have: those of every selected role, by name, each once."""
-    others = sorted((r for r in cluster_roles if name_of(r) != name_of(role)), key=name_of)
-    rules: list[Obj] = []
-    for selector in (role.get("aggregationRule") or {}).get("clusterRoleSelectors") or ():
-        for other in others:
-            if selects(selector, labels_of(other)):
-                rules += (rule for rule in other.get("rules") or () if rule not in rules)
-    return rules
 
 
 def selects(selector: Obj, labels: dict[str, str]) -> bool:

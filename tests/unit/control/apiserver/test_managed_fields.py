@@ -16,8 +16,6 @@ from havre.control.apiserver.managed_fields import (
     apply,
     conflict_status,
     keep_times,
-    parent_entries,
-    scale_entries,
     update,
 )
 from havre.lang.fieldset import FieldSet
@@ -437,36 +435,6 @@ def test_a_write_that_a_webhook_undid_keeps_its_times() -> None:
     new["metadata"]["managedFields"][0]["time"] = LATER
     assert not keep_times(live, new)
     assert managers(new) == [("a", LATER)]
-
-
-REPLICAS = {"apps/v1": ("f:spec", "f:replicas")}
-
-
-def entry(manager: str, operation: str, fields: Obj, **more: str) -> Obj:
-    base = {"manager": manager, "operation": operation, "apiVersion": "apps/v1", "time": NOW}
-    return {**base, "fieldsType": "FieldsV1", "fieldsV1": fields, **more}
-
-
-def test_a_scale_shows_those_who_own_the_count() -> None:
-    parent = [
-        entry("a", "Apply", {"f:spec": {"f:replicas": {}, "f:template": {}}}),
-        entry("b", "Update", {"f:spec": {"f:paused": {}}}),
-    ]
-    assert scale_entries(parent, REPLICAS) == [
-        entry("a", "Apply", {"f:spec": {"f:replicas": {}}}, apiVersion="autoscaling/v1")
-    ]
-
-
-def test_a_write_of_the_scale_takes_the_count_from_the_parents_owners() -> None:
-    parent = [entry("a", "Apply", {"f:spec": {"f:replicas": {}, "f:template": {}}})]
-    fields: Obj = {"f:spec": {"f:replicas": {}}}
-    scale = [entry("hpa", "Update", fields, apiVersion="autoscaling/v1", subresource="scale")]
-    taken = parent_entries(parent, scale, "apps/v1", REPLICAS)
-    by_hpa = entry("hpa", "Update", fields, subresource="scale")
-    del by_hpa["time"]
-    assert taken == [entry("a", "Apply", {"f:spec": {"f:template": {}}}), by_hpa]
-    shared = [entry("a", "Apply", fields, apiVersion="autoscaling/v1")]
-    assert parent_entries(parent, shared, "apps/v1", REPLICAS) == parent
 
 
 WORDS = ["data", "x", "metadata", "labels", "finalizers", "managedFields", "immutable", "uid", "f:x", "."]

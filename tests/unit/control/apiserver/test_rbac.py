@@ -99,24 +99,6 @@ def test_an_unnamed_right_is_not_covered_by_a_named_one() -> None:
     assert rbac.missing([rule("get", "secrets", names="a")], [rule("get", "secrets")]) == [rule("get", "secrets")]
 
 
-def test_aggregation_joins_the_rules_of_selected_roles_by_name_each_once() -> None:
-    def role(name: str, label: str, *rules: dict[str, Any]) -> dict[str, Any]:
-        return {"metadata": {"name": name, "labels": {"into": label}}, "rules": list(rules)}
-
-    total = {
-        "metadata": {"name": "total", "labels": {"into": "total"}},
-        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"into": "total"}}]},
-        "rules": [rule("old", "old")],
-    }
-    others = [
-        role("b", "total", rule("get", "pods")),
-        role("a", "total", rule("get", "nodes"), rule("get", "pods")),
-        role("c", "other", rule("*", "*")),
-        total,
-    ]
-    assert rbac.aggregate(total, others) == [rule("get", "nodes"), rule("get", "pods")]
-
-
 def test_selectors_know_the_four_operators() -> None:
     labels = {"a": "1"}
 
