@@ -40,7 +40,7 @@ class Backend:
     expire: Callable[[], Awaitable[str]]  # a revision that the server has forgotten
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fake() -> Backend:
     api = FakeApi()
     await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "first"}})
@@ -52,7 +52,7 @@ async def fake() -> Backend:
     return Backend("fake", api, expire)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[Cluster]:
     async with temporary_cluster() as up:
         yield up
@@ -78,7 +78,7 @@ def http(cluster: Cluster) -> Backend:
     return Backend("http", cluster.api, _expirer(cluster))
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def kube(referee: Connection) -> AsyncIterator[Backend]:
     async def expire() -> str:
         pytest.skip("a kube-apiserver forgets by the clock of its etcd, five minutes later")
@@ -104,7 +104,7 @@ def expire(backend: Backend) -> Callable[[], Awaitable[str]]:
     return backend.expire
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest_asyncio.fixture(loop_scope="module")
 async def ns(api: Api) -> AsyncIterator[str]:
     """A namespace of its own, with the service account that pods need."""
     name = f"contract-{secrets.token_hex(4)}"

@@ -16,7 +16,7 @@ from havre.machinery import client
 from havre.machinery.api import Api, Ref, WatchEvent
 from havre.testing import custom_kind, eventually
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [pytest.mark.asyncio(loop_scope="module")]
 
 ME = "contract"
 CONFIG_MAP = GVK("", "v1", "ConfigMap")
