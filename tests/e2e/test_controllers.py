@@ -196,7 +196,7 @@ async def test_custom_resources_own_are_owned_and_go_with_their_namespace(api: A
 
     async def established() -> bool:
         conditions = (await api.get(Ref(DEFINITION, "", "widgets.example.com")) or {}).get("status", {})
-        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions.get("conditions", ()))
+        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions["conditions"] or ())
 
     await until(established)
     (owner,) = await make(api, obj(WIDGET, "w"))

@@ -81,7 +81,8 @@ async def test_dynamic_client_works_on_a_custom_kind(kubeconfig: Path) -> None:
         definitions = dynamic.resources.get(api_version="apiextensions.k8s.io/v1", kind="CustomResourceDefinition")
         definitions.create(body=GARDEN)
         for event in definitions.watch(name="gardens.example.havre.dev", timeout=20):
-            conditions = {c["type"]: c["status"] for c in event["raw_object"].get("status", {}).get("conditions", ())}
+            found = event["raw_object"].get("status", {}).get("conditions") or ()  # null at first, as upstream
+            conditions = {c["type"]: c["status"] for c in found}
             if conditions.get("Established") == "True":
                 break
         gardens = dynamic.resources.get(api_version="example.havre.dev/v1", kind="Garden")
