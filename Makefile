@@ -29,7 +29,7 @@ generate: .venv/dev ## the packaged tables, from the sources of Kubernetes (need
 lock: .venv/dev ## requirements/*.txt, from pyproject.toml
 	$(BIN)/pip install -q uv && PATH="$(CURDIR)/$(BIN):$$PATH" tools/lock.sh $(UP)
 
-.venv/run .venv/dev .venv/clients: .venv/%: requirements/%.txt pyproject.toml tools/install.sh
+.venv/run .venv/dev .venv/clients: .venv/%: requirements/%.txt requirements/debian-run.txt requirements/debian-dev.txt pyproject.toml tools/install.sh
 	@PY=$(PY) tools/install.sh $*
 
 .PHONY: help up down dev check test generate lock

@@ -21,7 +21,7 @@ from pathlib import Path
 from havre.app.config import Config
 
 START_SECONDS = 60.0  # a start with 100,000 objects on a slow disk takes about 5
-STOP_SECONDS = 30.0
+STOP_SECONDS = 60.0  # three processes, 20 each at most
 _MODULE = ("-m", "havre")
 
 

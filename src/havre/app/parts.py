@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from havre.app.config import Config
+from havre.app.config import Config, default_address
 
 
 class StartFailed(Exception):
@@ -28,13 +29,18 @@ async def _control(config: Config) -> AsyncIterator[str]:
     from havre.control import run
     from havre.control.apiserver.control_plane import Config as ControlConfig
 
+    rooted = os.geteuid() == 0  # else there can be no node here
+    address = config.node_address or default_address(config.gateway)
     chosen = ControlConfig(
         config.data_dir / "control",
         config.api_host,
         config.api_port,
-        config.api_names,
-        config.service_cidr,
-        config.token_file,
+        names=config.api_names,
+        service_cidr=config.service_cidr,
+        token_file=config.token_file,
+        advertise=config.gateway if rooted else "",
+        node=config.node_name if rooted else "",
+        node_addresses=(address, config.gateway),
     )
     try:
         async with run.control(chosen) as plane:
@@ -43,4 +49,26 @@ async def _control(config: Config) -> AsyncIterator[str]:
         raise StartFailed(str(e)) from e
 
 
-PARTS: tuple[Part, ...] = (Part("control", "API server, store and workload controllers; needs no root", _control),)
+@asynccontextmanager
+async def _runtime(config: Config) -> AsyncIterator[str]:
+    """The container runtime alone, as containerd is run."""
+    from havre.app import node
+
+    async with node.runtime(config) as socket:
+        yield f"CRI at {socket}"
+
+
+@asynccontextmanager
+async def _node(config: Config) -> AsyncIterator[str]:
+    """The machine as a node: runtime, network and agent."""
+    from havre.app import node
+
+    async with node.node(config) as line:
+        yield line
+
+
+PARTS: tuple[Part, ...] = (
+    Part("control", "API server, store, scheduler and workload controllers; needs no root", _control),
+    Part("runtime", "container runtime alone: CRI on a socket, as containerd is run; needs root", _runtime),
+    Part("node", "this machine as a node: runtime, network and agent; needs root and a control part", _node),
+)

@@ -1,4 +1,4 @@
-"""Start parts, say where they answer, wait for a signal, stop them in reverse order."""
+"""Start parts in this process, say where they answer, wait for a signal, stop them in reverse order."""
 
 from __future__ import annotations
 
@@ -27,14 +27,32 @@ def find(names: Sequence[str]) -> list[Part]:
     return [part for part in PARTS if part.name in names]
 
 
-async def run(parts: Sequence[Part], config: Config, say: Callable[[str], None], ready: Callable[[], None]) -> None:
+async def run(
+    parts: Sequence[Part],
+    config: Config,
+    say: Callable[[str], None],
+    ready: Callable[[], None],
+    *,
+    parent: int | None = None,
+) -> bool:
     """`say` gets a line per part, `ready` is called when all are up. Returns after SIGTERM or SIGINT, when everything
-    has stopped. Raises what a part raises at start.
+    has stopped; or, with the pidfd of a `parent`, after its end: True then. Raises what a part raises at start.
     """
     stop = asyncio.Event()
+    orphaned = False
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+
+    def parent_ended() -> None:
+        nonlocal orphaned
+        assert parent is not None
+        orphaned = True
+        loop.remove_reader(parent)
+        stop.set()
+
+    if parent is not None:
+        loop.add_reader(parent, parent_ended)
     async with AsyncExitStack() as stack:
         for part in parts:
             line = await stack.enter_async_context(part.run(config))
@@ -42,3 +60,4 @@ async def run(parts: Sequence[Part], config: Config, say: Callable[[str], None],
         ready()
         await stop.wait()
         say("stopping")
+    return orphaned

@@ -12,14 +12,14 @@ from havre.cli.options import instance, load
 @click.command("kubeconfig")
 @instance
 @click.option("--path", "only_path", is_flag=True, help="Print where the file is, not what it holds.")
-def command(config_file: Path | None, data_dir: Path | None, only_path: bool) -> None:
+def command(config_file: Path | None, data_dir: Path | None, run_dir: Path | None, only_path: bool) -> None:
     """Print the administrator's kubeconfig.
 
     \b
     export KUBECONFIG=$(havre kubeconfig --path)
     kubectl get namespaces
     """
-    config = load(config_file, data_dir=data_dir)
+    config = load(config_file, data_dir=data_dir, run_dir=run_dir)
     try:
         text = config.kubeconfig.read_text()
     except FileNotFoundError:

@@ -15,7 +15,12 @@ Command = Callable[..., Any]
 
 
 def instance(function: Command) -> Command:
-    """--config and --data-dir: they tell instances on one machine apart."""
+    """--config, --data-dir and --run-dir: they tell instances on one machine apart."""
+    function = click.option(
+        "--run-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where sockets and mounts live.  [default: /run/havre, or /run/INSTANCE for other data]",
+    )(function)
     function = click.option(
         "--data-dir",
         type=click.Path(file_okay=False, path_type=Path),
@@ -40,6 +45,12 @@ def settings(function: Command) -> Command:
             type=click.Path(dir_okay=False, path_type=Path),
             help='Static bearer tokens, a line each: token,user,uid,"group1,group2".',
         ),
+        click.option("--node-name", help="Name of this machine as a Node.  [default: its host name]"),
+        click.option("--node-address", help="Its address.  [default: that of the default route]"),
+        click.option("--pod-cidr", help="Addresses of pods.  [default: 10.42.0.0/24]"),
+        click.option("--agent-port", type=int, help="Port of the node agent.  [default: 10250]"),
+        click.option("--dns-port", type=int, help="Port of the cluster DNS on the pods' gateway.  [default: 10053]"),
+        click.option("--registry-port", type=int, help="Port of the image registry on loopback.  [default: 5000]"),
     ):
         function = option(function)
     return function

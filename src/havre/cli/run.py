@@ -17,11 +17,17 @@ from havre.cli.up import run_parts
 @settings
 @click.option("-v", "--verbose", is_flag=True, help="Log decisions too.")
 def command(
-    parts: tuple[str, ...], config_file: Path | None, data_dir: Path | None, *, verbose: bool, **chosen: Any
+    parts: tuple[str, ...],
+    config_file: Path | None,
+    data_dir: Path | None,
+    run_dir: Path | None,
+    *,
+    verbose: bool,
+    **chosen: Any,
 ) -> None:
     """Run parts of Havre in the foreground until Ctrl-C.
 
     \b
     control   API server, store and workload controllers; needs no root
     """
-    run_parts(parts, load(config_file, data_dir=data_dir, **chosen), None, verbose=verbose)
+    run_parts(parts, load(config_file, data_dir=data_dir, run_dir=run_dir, **chosen), verbose=verbose)

@@ -17,30 +17,36 @@ from havre.cli.options import instance, load, settings
 if TYPE_CHECKING:
     from havre.app.config import Config
 
-_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-
 
 @click.command("up")
 @instance
 @settings
 @click.option("--detach", is_flag=True, help="Return when everything is ready; go on in the background.")
 @click.option("--ready-fd", type=int, hidden=True, help="Close this descriptor when ready.")
-def up(config_file: Path | None, data_dir: Path | None, detach: bool, ready_fd: int | None, **chosen: Any) -> None:
+def up(
+    config_file: Path | None,
+    data_dir: Path | None,
+    run_dir: Path | None,
+    detach: bool,
+    ready_fd: int | None,
+    **chosen: Any,
+) -> None:
     """Start everything, in the foreground unless --detach is given. A second `up` of a running instance changes
     nothing.
     """
     from havre.app import background
 
-    config = load(config_file, data_dir=data_dir, **chosen)
+    config = load(config_file, data_dir=data_dir, run_dir=run_dir, **chosen)
     if background.running(config) is not None:
         click.echo(f"already running in {config.data_dir}")
         _hints(config)
         return
+    arguments = _arguments(config_file=config_file, data_dir=config.data_dir, run_dir=config.run_dir, **chosen)
     if not detach or ready_fd is not None:  # HAVRE_UP_DETACH is set for the instance in the background too
-        run_parts(None, config, ready_fd)
+        _supervise(config, arguments, ready_fd)
         return
     try:
-        background.start(config, _arguments(config_file=config_file, data_dir=config.data_dir, **chosen), click.echo)
+        background.start(config, arguments, click.echo)
     except background.CannotStart as e:
         raise click.ClickException(f"Havre did not start; its log {background.log_file(config)} ends with\n{e}") from e
     _hints(config)
@@ -52,28 +58,40 @@ def _arguments(**chosen: Any) -> list[str]:
     return [f"--{key.replace('_', '-')}={value}" for key, value in pairs if value is not None]
 
 
-def run_parts(names: tuple[str, ...] | None, config: Config, ready_fd: int | None, *, verbose: bool = False) -> None:
-    """Run the named parts (None: all) until a signal."""
-    import uvloop
+def _supervise(config: Config, arguments: list[str], ready_fd: int | None) -> None:
+    """Everything, a process per promise, until a signal."""
+    from havre.app import background, log
+    from havre.app.parts import StartFailed
+    from havre.app.processes import processes
+    from havre.app.supervisor import Supervisor
 
-    from havre.app import background
-    from havre.app import run as runner
-    from havre.app.parts import PARTS, StartFailed
-
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format=_FORMAT, stream=sys.stderr)
-    try:
-        parts = list(PARTS) if names is None else runner.find(names)
-    except runner.UnknownPart as e:
-        raise click.UsageError(str(e)) from e
+    log.setup()
     say, ready = _teller(ready_fd)
 
     def on_ready() -> None:
-        if names is None:
-            background.write_record(config)
+        background.write_record(config)
         ready()
 
+    again = [sys.executable, "-m", "havre", "up", *arguments]
     try:
-        uvloop.run(runner.run(parts, config, say, on_ready))
+        Supervisor(processes(), config, again).run(say, on_ready)
+    except StartFailed as e:
+        raise click.ClickException(str(e)) from e
+
+
+def run_parts(names: tuple[str, ...], config: Config, *, verbose: bool = False) -> None:
+    """Run the named parts in this process until a signal."""
+    import uvloop
+
+    from havre.app import log
+    from havre.app import run as runner
+    from havre.app.parts import StartFailed
+
+    log.setup(verbose=verbose)
+    try:
+        uvloop.run(runner.run(runner.find(names), config, click.echo, lambda: None))
+    except runner.UnknownPart as e:
+        raise click.UsageError(str(e)) from e
     except StartFailed as e:
         raise click.ClickException(str(e)) from e
 
@@ -107,11 +125,11 @@ Stop it with `havre down{own}`; what is stored stays."""
 
 @click.command("down")
 @instance
-def down(config_file: Path | None, data_dir: Path | None) -> None:
+def down(config_file: Path | None, data_dir: Path | None, run_dir: Path | None) -> None:
     """Stop an instance that runs in the background; what is stored stays."""
     from havre.app import background
 
-    config = load(config_file, data_dir=data_dir)
+    config = load(config_file, data_dir=data_dir, run_dir=run_dir)
     try:
         stopped = background.stop(config)
     except background.CannotStop as e:
@@ -121,11 +139,11 @@ def down(config_file: Path | None, data_dir: Path | None) -> None:
 
 @click.command("status")
 @instance
-def status(config_file: Path | None, data_dir: Path | None) -> None:
+def status(config_file: Path | None, data_dir: Path | None, run_dir: Path | None) -> None:
     """Say whether an instance runs; the exit code is 3 when it does not."""
     from havre.app import background
 
-    config = load(config_file, data_dir=data_dir)
+    config = load(config_file, data_dir=data_dir, run_dir=run_dir)
     record = background.running(config)
     if record is None:
         click.echo(f"not running: {config.data_dir}")

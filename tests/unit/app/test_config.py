@@ -31,12 +31,17 @@ def test_a_file_sets_everything(write: Any) -> None:
     found = load(
         write("""
 dataDir: /data
+runDir: /running
+instance: second
 api: {host: 127.0.0.2, port: 7443, names: [a.example, b.example], serviceCIDR: 10.1.0.0/20, tokenFile: /tokens}
+node: {name: n1, address: 192.0.2.7, podCIDR: 10.2.0.0/24, agentPort: 1, dnsPort: 2, registryPort: 3}
 """)
     )
     assert found == config.Config(
-        Path("/data"), "127.0.0.2", 7443, ("a.example", "b.example"), "10.1.0.0/20", Path("/tokens")
-    )
+        Path("/data"), "127.0.0.2", 7443, ("a.example", "b.example"), "10.1.0.0/20", Path("/tokens"),
+        Path("/running"), "second", "n1", "192.0.2.7", "10.2.0.0/24", 1, 2, 3,
+    )  # fmt: skip
+    assert (found.gateway, found.cluster_dns) == ("10.2.0.1", "10.1.0.10")
     assert found.kubeconfig == Path("/data/control/admin.kubeconfig")
 
 
@@ -66,7 +71,11 @@ def test_the_data_of_a_user_lives_in_her_home(monkeypatch: pytest.MonkeyPatch) -
     ("text", "message"),
     [
         ("api: {prot: 1}", "unknown setting api.prot; known are host, port, names, serviceCIDR, tokenFile"),
-        ("dataDri: /x", "unknown setting dataDri; known are dataDir, api"),
+        ("dataDri: /x", "unknown setting dataDri; known are dataDir, runDir, instance, api, node"),
+        ("node: {podCIDR: 10.96.1.0/24}", "node.podCIDR 10.96.1.0/24 and "),
+        ("node: {name: A_b}", "node.name 'A_b' must be a DNS name"),
+        ("node: {agentPort: 99999}", "node.agentPort 99999 is no port"),
+        ("instance: too-long", "instance 'too-long' must be 1 to 10 letters"),
         ("api: {port: x}", "api.port must be a int, not 'x'"),
         ("api: {port: true}", "api.port must be a int, not True"),
         ("api: {port: 70000}", "api.port 70000 is no port; choose one from 1 to 65535"),
@@ -95,3 +104,11 @@ def test_a_wrong_option_is_named_as_the_option() -> None:
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"read the configuration .*nothing.yaml: No such file"):
         load(tmp_path / "nothing.yaml")
+
+
+def test_other_data_is_another_instance_with_its_own_run_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    first, second, system = load(None, data_dir="/a"), load(None, data_dir="/b"), load(None)
+    assert len({first.instance, second.instance, "havre"}) == 3
+    assert first.run_dir == Path("/run") / first.instance
+    assert (system.instance, system.run_dir) == ("havre", Path("/run/havre"))

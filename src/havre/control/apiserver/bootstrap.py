@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -29,6 +29,7 @@ from havre.control.apiserver import rbac
 NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "default")
 RBAC_AUTOUPDATE = "rbac.authorization.kubernetes.io/autoupdate"
 KUBELET_CLIENT = "kube-apiserver-kubelet-client"  # the user that agents of nodes see in our certificate
+NETWORK = "havre:network"  # the user and the roles of a node's services and DNS
 FLOW_AUTOUPDATE = "apf.kubernetes.io/autoupdate-spec"
 MANDATORY_FLOW = frozenset({"exempt", "catch-all"})  # restored whatever the annotation says
 TABLE_LIMIT = 4 << 20  # bytes of the unpacked table, 100 kB today
@@ -53,7 +54,7 @@ def objects(config: Config) -> list[Obj]:
     """Everything a new cluster has; each call gives objects of its own."""
     found = [_namespace(name) for name in NAMESPACES] + _table()
     found += [
-        _kubelet_client(),
+        *_ours(),
         _service_cidr(config),
         _service(config),
         _ip_address(config),
@@ -92,23 +93,50 @@ def _namespace(name: str) -> Obj:
     }
 
 
-def _kubelet_client() -> Obj:
-    """What agents that ask us about rights (SubjectAccessReview) let the API server do: all that kubelets offer."""
-    return {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {
-            "name": "havre:kube-apiserver-kubelet-client",
-            "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"},
-            "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
-        },
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "ClusterRole",
-            "name": "system:kubelet-api-admin",
-        },
-        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": KUBELET_CLIENT}],
+def _ours() -> list[Obj]:
+    """What Havre's own parts may do beside the roles of upstream."""
+    return [
+        # agents that ask us about rights (SubjectAccessReview) let the API server do all that kubelets offer
+        *_bound("ClusterRole", "havre:kube-apiserver-kubelet-client", KUBELET_CLIENT, "system:kubelet-api-admin"),
+        *_bound("ClusterRole", NETWORK, NETWORK, NETWORK, _NETWORK_READS),
+        *_bound("Role", NETWORK, NETWORK, NETWORK, _NETWORK_WRITES),
+    ]
+
+
+def _bound(kind: str, name: str, user: str, role: str, rules: Sequence[Obj] = ()) -> list[Obj]:
+    """A binding of `user` to `role`, and the role with these rules; of kind Role both live in kube-system."""
+    metadata: Obj = {
+        "annotations": {RBAC_AUTOUPDATE: "true"},
+        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
     }
+    if kind == "Role":
+        metadata["namespace"] = "kube-system"
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "apiVersion": f"{group}/v1",
+        "kind": f"{kind}Binding",
+        "metadata": {"name": name, **metadata},
+        "roleRef": {"apiGroup": group, "kind": kind, "name": role},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+    }
+    if not rules:
+        return [binding]
+    return [
+        {"apiVersion": f"{group}/v1", "kind": kind, "metadata": {"name": role, **metadata}, "rules": list(rules)},
+        binding,
+    ]
+
+
+_READ = ["get", "list", "watch"]
+_NETWORK_READS: tuple[Obj, ...] = (
+    {"apiGroups": [""], "resources": ["services", "endpoints", "namespaces", "pods", "nodes"], "verbs": _READ},
+    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _READ},
+    {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": _READ},
+)
+_NETWORK_WRITES: tuple[Obj, ...] = (  # the Service of the cluster DNS and where it leads
+    {"apiGroups": [""], "resources": ["services"], "verbs": ["create", "patch", "update"]},
+    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["create", "patch", "update"]},
+)
 
 
 def service_address(config: Config) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -50,7 +51,7 @@ from havre.control.store.log import Store
 from havre.lang import jsonpatch
 from havre.machinery.admission import User
 from havre.wire import tls
-from havre.wire.http.server import Server, serve
+from havre.wire.http.server import Server, bound, serve
 
 if TYPE_CHECKING:
     from havre.wire.http.client import Client
@@ -73,7 +74,10 @@ class Config:
     data_dir: Path
     host: str = "127.0.0.1"
     port: int = 6443
+    advertise: str = ""  # an address that pods reach, where the API listens too; the machine may get it later
     names: tuple[str, ...] = ()  # further addresses and DNS names for the certificate
+    node: str = ""  # the node of this machine, which gets a certificate and a kubeconfig; "": there is none
+    node_addresses: tuple[str, ...] = ()
     service_cidr: str = "10.96.0.0/16"
     token_file: Path | None = None  # token,user,uid,"group1,group2"
     anonymous: bool = True
@@ -109,6 +113,9 @@ class ControlPlane:
         self._grace = grace
         await self._stack.aclose()
 
+    async def _stop(self, listener: Server) -> None:
+        await listener.close(self._grace)
+
     @property
     def url(self) -> str:
         host = self.config.host
@@ -120,6 +127,7 @@ class ControlPlane:
         store = await asyncio.to_thread(Store.open, config.data_dir / "state.db")
         stack.push_async_callback(store.close)
         self.pki = await asyncio.to_thread(pki.ensure, config.data_dir / "pki", self._names())
+        sockets = self._sockets(stack)
         self.cache = cache = Cache(store, keep=config.keep_history)
         await cache.start()
         stack.push_async_callback(cache.close)
@@ -134,7 +142,7 @@ class ControlPlane:
         admission = self._admission(stack, lister, authorizer)
         self.objects = objects = Objects(cache, admission, addresses)
         custom = CustomResources(self.registry, cache, objects)
-        await self._bootstrap()
+        await self._bootstrap(sockets[0].getsockname()[1])
         custom.start()
         stack.push_async_callback(custom.close)
         self.local = LocalApi(self.registry, cache, objects)
@@ -154,22 +162,42 @@ class ControlPlane:
         )
         certificate, key = self.pki.server_files
         context = tls.server_context(certificate, key, client_ca=self.pki.ca_file)
-        self.server = await serve(
-            api.handle, host=config.host, port=config.port, ssl=context, on_error=server.protocol_failure
-        )
-        stack.push_async_callback(lambda: self.server.close(self._grace))
-        self._write_kubeconfig()
+        listeners = []
+        for sock in sockets:
+            listener = await serve(api.handle, sock=sock, ssl=context, on_error=server.protocol_failure)
+            listeners.append(listener)
+            stack.push_async_callback(self._stop, listener)
+        self.server = listeners[0]
+        await asyncio.to_thread(self._write_kubeconfigs)
         gc.collect()
         gc.freeze()  # what is loaded now lives as long as the process; later collections need not walk it
         self._ready = True
 
     def _names(self) -> tuple[str, ...]:
         first = str(ip_network(self.config.service_cidr)[1])
-        return (self.config.host, "127.0.0.1", first, *self.config.names)
+        advertised = (self.config.advertise,) if self.config.advertise else ()
+        return (self.config.host, "127.0.0.1", first, *advertised, *self.config.names)
 
-    def _write_kubeconfig(self) -> None:
-        text = pki.kubeconfig(self.url, self.pki.authority.certificate, self.pki.admin)
-        tls.write(self.config.data_dir / "admin.kubeconfig", text.encode(), mode=0o600)
+    def _sockets(self, stack: AsyncExitStack) -> list[socket.socket]:
+        """Taken before anything is written, so that a second instance or a taken port changes nothing."""
+        config = self.config
+        sockets = [stack.enter_context(bound(config.host, config.port))]
+        if config.advertise not in ("", config.host) and not ip_address(config.host).is_unspecified:
+            port = sockets[0].getsockname()[1]
+            sockets.append(stack.enter_context(bound(config.advertise, port, early=True)))
+        return sockets
+
+    def _write_kubeconfigs(self) -> None:
+        config, authority = self.config, self.pki.authority.certificate
+        text = pki.kubeconfig(self.url, authority, self.pki.admin)
+        tls.write(config.data_dir / "admin.kubeconfig", text.encode(), mode=0o600)
+        if not config.node:
+            return
+        agent = pki.ensure_node(self.pki, config.node, config.node_addresses)
+        network = pki.ensure_network(self.pki)
+        for name, pair in (("node", agent), ("network", network)):
+            text = pki.kubeconfig(self.url, authority, pair, user=tls.read(pair.certificate).subject.common_name)
+            tls.write(config.data_dir / f"{name}.kubeconfig", text.encode(), mode=0o600)
 
     def _authorizer(self) -> Authorizer:
         """RBAC that follows the cache."""
@@ -241,17 +269,18 @@ class ControlPlane:
             return False
         return True
 
-    async def _bootstrap(self) -> None:
+    async def _bootstrap(self, port: int) -> None:
         """What a new cluster has, and what RBAC regains after somebody removed it."""
+        address = self.config.advertise or self.config.host
         wanted = bootstrap.objects(
             bootstrap.Config(
-                self.config.host,
-                self.config.port,
+                address,
+                port,
                 self.config.service_cidr,
                 self.pki.authority.certificate.decode(),
             )
         )
-        if ip_address(self.config.host).is_loopback:  # which no endpoint may be: pods could not reach it
+        if ip_address(address).is_loopback:  # which no endpoint may be: pods could not reach it
             wanted = [default for default in wanted if default["kind"] not in ("Endpoints", "EndpointSlice")]
         namespaces = [default for default in wanted if default["kind"] == "Namespace"]
         others = [default for default in wanted if default["kind"] != "Namespace"]

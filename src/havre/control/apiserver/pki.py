@@ -2,6 +2,8 @@
 
 ca.{crt,key}             signs everything below and the certificates of clients
 apiserver.{crt,key}      the listener
+node.{crt,key}           the agent of this machine: how it presents itself to the API server, and its own endpoint
+network.{crt,key}        the node's services and DNS, which read what the agent may not
 admin.{crt,key}          in `admin.kubeconfig`: the operator, a member of system:masters
 apiserver-kubelet-client.{crt,key}  how the API server presents itself to node agents
 sa.key                   signs the tokens of service accounts
@@ -18,8 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from havre.control.apiserver.bootstrap import KUBELET_CLIENT
-from havre.machinery.admission import SUPERUSERS
+from havre.control.apiserver.bootstrap import KUBELET_CLIENT, NETWORK
+from havre.machinery.admission import NODE_PREFIX, NODES, SUPERUSERS
 from havre.wire import tls
 from havre.wire.tls import Pair, Subject
 
@@ -65,6 +67,18 @@ def ensure(directory: Path, names: Iterable[str]) -> Pki:
     return Pki(directory, authority, admin, kubelet_client, key_file.read_bytes())
 
 
+def ensure_node(pki: Pki, name: str, addresses: Iterable[str]) -> Pair:
+    """The pair of the node agent `name`, which answers under `addresses`: client and server. Raises TlsError."""
+    subject = Subject(f"{NODE_PREFIX}{name}", (NODES,))
+    names = (name, "127.0.0.1", *addresses)
+    return _leaf(pki.directory, "node", pki.authority, subject, server=True, client=True, names=names)
+
+
+def ensure_network(pki: Pki) -> Pair:
+    """The pair of the network part of a node. Raises TlsError."""
+    return _leaf(pki.directory, "network", pki.authority, Subject(NETWORK), client=True)
+
+
 def _leaf(
     directory: Path,
     name: str,
@@ -82,6 +96,8 @@ def _leaf(
         why = tls.needs_renewal(tls.read(pair.certificate), datetime.now(UTC), names=names)
         if not why and not tls.verify(pair.certificate, authority.certificate):
             why = "another authority signed it"
+        if not why and tls.read(pair.certificate).subject.common_name != subject.common_name:
+            why = "it is of another name"
         if not why:
             return pair
         log.info("certificate renewed", extra={"certificate": name, "reason": why})

@@ -30,10 +30,11 @@ from havre.wire.http.receive import Receiver
 from havre.wire.http.service import Limits, OnError, Service
 from havre.wire.tls import Peer, peer_of
 
-__all__ = ["Limits", "OnError", "Server", "plain_error", "serve"]
+__all__ = ["Limits", "OnError", "Server", "bound", "plain_error", "serve"]
 
 BACKLOG = 4096  # connections waiting for accept: a restart of 1,000 informers with 4 connections each
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))  # dead peer found in 60 s
+FREEBIND = 15  # IP_FREEBIND of ip(7), which the socket module does not name
 SWEEP = 1.0  # seconds between two looks at the time limits, which are tens of seconds
 
 
@@ -148,28 +149,34 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     path: str | Path | None = None,
+    sock: socket.socket | None = None,
     ssl: tls.SSLContext | None = None,
     limits: Limits | None = None,
     on_error: OnError = plain_error,
 ) -> Server:
-    """Listen on `host`:`port` (0 picks a free one) or on the Unix socket `path`; connections are accepted on return.
+    """Listen on `host`:`port` (0 picks a free one), on the Unix socket `path` or on `sock`, which is `bound` already;
+    connections are accepted on return.
 
     `on_error(status, why)` makes the answer to what never reaches the handler (400, 408, 413, 417, 431, 501, 505) and
     to a handler that raised (500). Raises OSError when the address is taken.
     """
     service = Service(handler, limits or Limits(), on_error)
-    listener = _unix_socket(Path(path)) if path is not None else _tcp_socket(host, port)
+    listener = sock or (_unix_socket(Path(path)) if path is not None else bound(host, port))
     handshake = service.limits.handshake_seconds if ssl is not None else None
     running = await service.loop.create_server(
         lambda: _Arrival(service), sock=listener, ssl=ssl, backlog=BACKLOG, ssl_handshake_timeout=handshake
     )
     if path is not None:
         return Server(service, running, str(path), 0)
-    address, bound = listener.getsockname()[:2]
-    return Server(service, running, str(address), int(bound))
+    address, number = listener.getsockname()[:2]
+    return Server(service, running, str(address), int(number))
 
 
-def _tcp_socket(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int, *, early: bool = False) -> socket.socket:
+    """A TCP socket that holds `host`:`port` and does not listen yet; `early`: the machine may get this address later.
+
+    Raises OSError when the address is taken.
+    """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -177,6 +184,8 @@ def _tcp_socket(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit these
         for option, value in KEEPALIVE:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        if early:
+            listener.setsockopt(socket.IPPROTO_IP, FREEBIND, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()

@@ -1,0 +1,250 @@
+"""The processes of an instance: forked in order, each when the one before it is ready; watched, and started again.
+
+The supervisor imports what its children share and starts no thread and no loop, so that a fork is cheap, safe and
+shares memory. A child that ends is forked again after a back-off; one that ends before it was ever ready ends the whole
+start. Children notice that their supervisor is gone (killed) and stop; the first of them then becomes the supervisor:
+it runs `havre up` again in its place. Containers and the datapath do not notice any of this.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import importlib
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from havre.app import run as runner
+from havre.app.config import Config
+from havre.app.parts import Part, StartFailed
+from havre.kit.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+RESTART = Backoff(0.1, 3.0, 30.0)  # seconds between two starts of a process that ended by itself
+STEADY = 60.0  # seconds after which an end counts as the first again
+STOP_SECONDS = 20.0  # per process: the API server gives running requests 3, the node its calls 10
+REFUSED = 78  # exit code of a child whose part could not start: EX_CONFIG of sysexits.h
+_FAILURE = "!"  # first character of the line that says why
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Parts that live in one process; the first process of the list can take the supervisor's place."""
+
+    name: str
+    parts: tuple[Part, ...]
+    preload: tuple[str, ...] = ()  # modules that it needs, and others may share
+
+
+@dataclass(slots=True)
+class _Child:
+    """A process and what is known of its last life."""
+
+    process: Process
+    pid: int = 0
+    descriptor: int = -1  # pidfd
+    pipe: int = -1  # what it says until it is ready
+    said: bytes = b""
+    ready: bool = False
+    failure: str = ""
+    ends: int = 0  # in a row
+    since: float = 0.0
+    due: float = field(default=0.0)  # when to fork it again
+
+    @property
+    def alive(self) -> bool:
+        return self.descriptor >= 0
+
+
+class Supervisor:
+    """`run()` returns when everything has stopped after SIGTERM or SIGINT."""
+
+    def __init__(self, processes: Sequence[Process], config: Config, again: Sequence[str]) -> None:
+        """`again`: the command line that makes a supervisor like this one."""
+        self._children = [_Child(process) for process in processes]
+        self._config = config
+        self._again = again
+        self._poller = select.poll()
+        self._stopping = False
+        self._wake = (-1, -1)
+
+    def run(self, say: Callable[[str], None], ready: Callable[[], None]) -> None:
+        """`say` gets a line per part, `ready` is called once, when all are up. Raises StartFailed."""
+        for module in dict.fromkeys(name for child in self._children for name in child.process.preload):
+            importlib.import_module(module)
+        gc.collect()
+        gc.freeze()
+        previous = self._listen_for_signals()
+        try:
+            for child in self._children:
+                if not self._first_start(child, say):
+                    return
+            ready()
+            while not self._stopping:
+                self._turn(say)
+            say("stopping")
+        finally:
+            self._stop_all()
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(-1)
+            for descriptor in self._wake:
+                os.close(descriptor)
+
+    def _listen_for_signals(self) -> dict[signal.Signals, signal._HANDLER]:
+        self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._wake[1])
+        self._poller.register(self._wake[0], select.POLLIN)
+
+        def stop(_number: int, _frame: object) -> None:
+            self._stopping = True
+
+        return {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _first_start(self, child: _Child, say: Callable[[str], None]) -> bool:
+        """Whether to go on. Raises StartFailed when the child ends before it is ready."""
+        self._fork(child)
+        while not child.ready and not self._stopping:
+            self._turn(say)
+            if not child.alive and not child.ready:
+                raise StartFailed(child.failure or f"the process {child.process.name} ended before it was ready")
+        return not self._stopping
+
+    def _turn(self, say: Callable[[str], None]) -> None:
+        """Wait for one thing to happen, and see to it."""
+        waiting = [child.due for child in self._children if child.due and not child.alive]
+        timeout = max(0.0, min(waiting) - time.monotonic()) * 1000 if waiting else None
+        for descriptor, _events in self._poller.poll(timeout):
+            if descriptor == self._wake[0]:
+                os.read(descriptor, 64)
+            for child in self._children:
+                if descriptor == child.pipe:
+                    self._hear(child, say)
+                elif descriptor == child.descriptor:
+                    self._ended(child)
+        now = time.monotonic()
+        for child in self._children:
+            if child.due and child.due <= now and not child.alive and not self._stopping:
+                self._fork(child)
+
+    def _hear(self, child: _Child, say: Callable[[str], None]) -> None:
+        data = os.read(child.pipe, 65536)
+        if not data:
+            self._close_pipe(child)
+            return
+        *lines, child.said = (child.said + data).split(b"\n")
+        for raw in lines:
+            line = raw.decode(errors="replace")
+            if line.startswith(_FAILURE):
+                child.failure = line.removeprefix(_FAILURE)
+            elif line:
+                say(line)
+            else:
+                child.ready = True
+
+    def _close_pipe(self, child: _Child) -> None:
+        if child.pipe >= 0:
+            self._poller.unregister(child.pipe)
+            os.close(child.pipe)
+            child.pipe = -1
+
+    def _ended(self, child: _Child) -> None:
+        _, status = os.waitpid(child.pid, 0)
+        self._poller.unregister(child.descriptor)
+        os.close(child.descriptor)
+        child.descriptor = -1
+        while child.pipe >= 0:  # its last words
+            self._hear(child, log.info)
+        if self._stopping:
+            return
+        now = time.monotonic()
+        child.ends = 1 if now - child.since > STEADY else child.ends + 1
+        child.due = now + RESTART.delay(child.ends - 1)
+        why = child.failure or f"status {os.waitstatus_to_exitcode(status)}"
+        log.error("process ended", extra={"part": child.process.name, "why": why, "ends": child.ends})
+
+    def _fork(self, child: _Child) -> None:
+        read, write = os.pipe2(os.O_CLOEXEC)
+        parent = os.pidfd_open(os.getpid())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.close(read)
+            self._close_everything()
+            _live(child.process, self._config, write, parent, self._again if child is self._children[0] else ())
+        os.close(write)
+        os.close(parent)
+        child.pid, child.pipe, child.descriptor = pid, read, os.pidfd_open(pid)
+        child.said, child.failure, child.due, child.since = b"", "", 0.0, time.monotonic()
+        self._poller.register(child.pipe, select.POLLIN)
+        self._poller.register(child.descriptor, select.POLLIN)
+
+    def _close_everything(self) -> None:
+        """In the child: what belongs to the supervisor."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        for descriptor in (*self._wake, *(d for c in self._children for d in (c.pipe, c.descriptor) if d >= 0)):
+            os.close(descriptor)
+
+    def _stop_all(self) -> None:
+        """In the reverse order, each when the one that needs it has gone."""
+        for child in reversed(self._children):
+            if not child.alive:
+                continue
+            signal.pidfd_send_signal(child.descriptor, signal.SIGTERM)
+            poller = select.poll()
+            poller.register(child.descriptor, select.POLLIN)
+            if not poller.poll(STOP_SECONDS * 1000):
+                log.error("process does not stop, killed", extra={"part": child.process.name})
+                signal.pidfd_send_signal(child.descriptor, signal.SIGKILL)
+            self._stopping = True
+            self._ended(child)
+
+
+def _wait_for_predecessor(config: Config, name: str) -> None:
+    """A process that lost its supervisor may still be stopping when its successor starts; the lock ends with us."""
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(config.data_dir / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _live(process: Process, config: Config, pipe: int, parent: int, again: Sequence[str]) -> None:
+    """The life of a child; never returns."""
+    import uvloop
+
+    code = 1
+    with os.fdopen(pipe, "w") as words:
+
+        def say(line: str) -> None:
+            if not words.closed:
+                print(line, file=words, flush=True)
+
+        def ready() -> None:
+            say("")
+            words.close()
+
+        orphaned = False
+        try:
+            _wait_for_predecessor(config, process.name)
+            orphaned = uvloop.run(runner.run(process.parts, config, say, ready, parent=parent))
+            code = 0
+        except (StartFailed, OSError) as e:
+            say(_FAILURE + " ".join(str(e).split()))
+            code = REFUSED
+        except BaseException:  # a fork must never run on into the code of its parent
+            log.exception("process failed", extra={"part": process.name})
+    if orphaned and again:
+        log.warning("the supervisor was killed; this process takes its place")
+        os.execv(again[0], list(again))  # noqa: S606  our own program
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)
