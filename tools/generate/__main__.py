@@ -1,8 +1,8 @@
-"""`make generate`: rewrites src/havre/api/data from the sources of the Kubernetes release that Havre follows."""
+"""`make generate`: rewrites the tables under src/havre from the sources of the releases that Havre follows."""
 
 from __future__ import annotations
 
-from tools.generate import kinds, openapi, pack, protos, schemas, shapes
+from tools.generate import grpc, kinds, openapi, pack, protos, schemas, shapes
 from tools.generate.sources import Sources
 
 
@@ -22,6 +22,7 @@ def main() -> None:
     pack.write_json("messages", {"kinds": protos.kinds(descriptors, by_kind), "messages": messages})
     openapi.write(documents, openapi.swagger(sources.swagger(), documents, enumerations))
     shapes.main()
+    grpc.main()
 
 
 def served(path: str, groups: dict[str, list[str]]) -> bool:
