@@ -35,6 +35,7 @@ from havre.wire.http.errors import (
     TimedOut,
     UpgradeRefused,
 )
+from havre.wire.http.proxy import connect
 from havre.wire.http.receive import Receiver, inbox
 from havre.wire.http.tunnel import Tunnel
 from havre.wire.tls import client_context
@@ -237,17 +238,20 @@ class Client:
         timeout: float = 30.0,
         connections: int = CONNECTIONS,
         server_name: str | None = None,
+        proxy: str | None = None,
     ) -> None:
         """`base_url` is `http[s]://host[:port][/prefix]`; with `path` the connection goes to that Unix socket instead.
 
         `headers` go with every request; `server_name` is the name its certificate must have, when it is not the host.
-        `timeout` (seconds) is the default of each request, connecting included.
+        `timeout` (seconds) is the default of each request, connecting included. TLS connections go through the HTTP
+        proxy `proxy`, `http://host:port`, when there is one.
         """
         url = urlsplit(base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ValueError(f"base URL {base_url!r}: it must look like https://host:port")
         self._host = url.hostname
         self._server_name = server_name
+        self._proxy = proxy
         self._port = url.port or (443 if url.scheme == "https" else 80)
         self._prefix = url.path.rstrip("/")
         self._path = path
@@ -419,6 +423,9 @@ class Client:
                 _, line = await loop.create_unix_connection(
                     lambda: _Line(self._where, self._inbox), self._path, ssl=self._ssl, server_hostname=name
                 )
+            elif self._proxy is not None and self._ssl is not None:
+                fresh = _Line(self._where, self._inbox)
+                line = await connect(self._proxy, self._host, self._port, self._ssl, name or self._host, fresh)
             else:
                 _, line = await loop.create_connection(
                     lambda: _Line(self._where, self._inbox), self._host, self._port, ssl=self._ssl, server_hostname=name

@@ -13,21 +13,23 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable
 from typing import NamedTuple
 
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from havre.wire.http.chunks import ChunkWriter
 from havre.wire.http.framing import BODYLESS, NAMES, PIECE, head, long_body, long_head, pieces, split_target, text
 from havre.wire.http.message import Answer, BadAnswer, Peer, Request, Response, Stream, Upgrade
 from havre.wire.http.receive import Receiver
-from havre.wire.http.service import Service, log, notify, start
+from havre.wire.http.service import Service, Wanted, log, start
 from havre.wire.http.tunnel import Tunnel
+from havre.wire.http.upload import Upload
 
 REMEMBERED = 8 * 1024  # bytes of a head worth remembering; tokens are about 1 KiB
 GATHERED = 4 * PIECE  # bytes of answers to pipelined requests before the kernel is asked whether the client reads
 DISCARDED = 1024 * 1024  # bytes read and dropped after an early answer
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CLOSE = "connection: close\r\n"
 # Fields that make a head more than a plain one, so that it is always parsed.
 _UNIQUE = frozenset({"connection", "content-length", "expect", "transfer-encoding", "upgrade"})
 # A GET whose target needs no judgement; anything else goes through llhttp.
@@ -50,74 +52,6 @@ class _Turn(NamedTuple):
     fault: tuple[int, str] | None = None
 
 
-class _ChunkWriter:
-    """The `Writer` of a stream: chunks on HTTP/1.1, the bare bytes until the end of the connection on 1.0."""
-
-    __slots__ = ("_connection", "_parts", "_pending", "_raw", "_waiter", "closed", "on_close")
-
-    def __init__(self, connection: Http1, *, raw: bool) -> None:
-        self._connection = connection
-        self._parts: list[bytes] = []
-        self._pending = 0
-        self._raw = raw
-        self._waiter: asyncio.Future[None] | None = None
-        self.closed = False
-        self.on_close: Callable[[], None] | None = None
-
-    @property
-    def buffered(self) -> int:
-        return 0 if self.closed else self._pending + self._connection.unsent()
-
-    def write(self, data: bytes) -> None:
-        if self.closed or not data:
-            return
-        if not self._parts:
-            self._connection.service.mark(self)
-        self._parts.append(data)
-        self._pending += len(data)
-
-    def flush(self) -> None:
-        if not self._parts:
-            return
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._pending = 0
-        self._connection.emit(data if self._raw else b"%x\r\n%b\r\n" % (len(data), data))
-
-    async def drain(self) -> None:
-        self.flush()
-        if self._connection.paused and not self.closed:
-            self._waiter = self._connection.service.loop.create_future()
-            await self._waiter
-
-    def resumed(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.flush()
-        if not self._raw:
-            self._connection.emit(b"0\r\n\r\n")
-        self.ended()
-        self._connection.stream_ended()
-
-    def abort(self) -> None:
-        if not self.closed:
-            self.ended()
-            self._connection.abort()
-
-    def ended(self) -> None:
-        """The peer or the body is gone: tell the owner, once."""
-        if self.closed:
-            return
-        self.closed = True
-        self._parts.clear()
-        self.resumed()
-        notify(self.on_close)
-
-
 class Http1(Receiver):
     """One connection; adopts a transport that is already connected."""
 
@@ -136,13 +70,15 @@ class Http1(Receiver):
         self._parts: list[bytes] = []
         self._size = 0  # bytes of the head while it is incomplete, then of the body
         self._parsed: _Turn | None = None  # an upgrade: where its head ends is known a moment later
+        self._upload: Upload | None = None  # the body being received, when it is handed over as it comes
+        self._uploaded: _Turn | None = None  # its request, until the read that brought the head is parsed
         self._fault: tuple[int, str] | None = None
         self._since = service.now
         # the request being answered, and those that wait
         self._turn: _Turn | None = None
         self._turns: deque[_Turn] = deque()
         self._task: asyncio.Future[Answer] | None = None
-        self._writer: _ChunkWriter | None = None
+        self._writer: ChunkWriter | None = None
         self._continue_due = False
         self._served = False
         # the connection
@@ -151,6 +87,7 @@ class Http1(Receiver):
         self._gathering = False  # answers stay in `_out` until the current read is parsed
         self._early: list[bytes] | None = None  # bytes after the head of an upgrade that is being decided
         self._deaf = False  # nothing received from now on is read as a request
+        self._left = False  # a body was not waited for
         self._linger: asyncio.TimerHandle | None = None
         self._discarded = 0
         self.paused = False  # the kernel does not take what we write
@@ -209,6 +146,8 @@ class Http1(Receiver):
                     self._refuse((431, long_head(self.service.limits.head)))
             elif fresh and not self._begun:
                 self._remember(data)
+        if self._uploaded is not None:
+            self._offer_upload()
         self._push()
 
     def _remember(self, data: bytes) -> None:
@@ -262,10 +201,39 @@ class Http1(Receiver):
                 self._stop(400, "Transfer-Encoding in an HTTP/1.0 request")
             if headers["transfer-encoding"].lower() != "chunked":
                 self._stop(501, f"unsupported transfer encoding {headers['transfer-encoding']!r}")
-        elif int(headers.get("content-length") or 0) > limits.body:
+        if self.service.uploads is not None:
+            self._begin_upload(self.service.uploads)
+        if self._upload is None and int(headers.get("content-length") or 0) > limits.body:
             self._stop(413, long_body(limits.body))
         if "expect" in headers and version == "1.1":
             self._expect(headers["expect"])
+
+    def _begin_upload(self, wanted: Wanted) -> None:
+        """Hand the request over before its body, if the handler wants it so."""
+        headers = self._headers
+        if not ("transfer-encoding" in headers or int(headers.get("content-length") or 0)):
+            return
+        path, query = split_target(self._url)
+        request = self._request(self._parser.get_method().decode(), path, query, headers.copy(), b"")
+        if path and not self._parser.should_upgrade() and wanted(request):
+            self._upload = request.upload = Upload(self._upload_read)
+            http10 = self._parser.get_http_version() == "1.0"
+            self._uploaded = _Turn(request, self._parser.should_keep_alive() and not http10, http10)
+
+    def _offer_upload(self) -> None:
+        turn, self._uploaded = self._uploaded, None
+        if turn is not None:
+            self._offer(turn)
+
+    def _upload_read(self, _: int) -> None:
+        """The handler took what there was: more may come."""
+        if not (self._reading or self._turns or self._transport.is_closing()):
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _break_upload(self, why: str) -> None:
+        if self._upload is not None:
+            self._upload.fail(why)
 
     def _expect(self, expectation: str) -> None:
         if expectation.lower() != "100-continue":
@@ -276,6 +244,12 @@ class Http1(Receiver):
             self.emit(CONTINUE)
 
     def on_body(self, data: bytes) -> None:
+        if self._upload is not None:
+            self._since = self.service.now
+            self._upload.feed(data)
+            if self._upload.full:
+                self._hold()
+            return
         self._size += len(data)
         if self._size > self.service.limits.body:
             self._stop(413, long_body(self.service.limits.body))
@@ -283,6 +257,11 @@ class Http1(Receiver):
 
     def on_message_complete(self) -> None:
         self._begun = self._continue_due = False
+        if self._upload is not None:
+            self._upload.finish()
+            self._upload = None
+            self._offer_upload()
+            return
         method = self._parser.get_method().decode()
         path, query = split_target(self._url)
         if not path or method == "CONNECT":
@@ -321,6 +300,8 @@ class Http1(Receiver):
         self._begun = False
         self._deaf = True
         self._fault = fault
+        self._uploaded = None
+        self._break_upload(fault[1])
         self._offer(_Turn(self._request("GET", "/", "", {}, b""), keep=False, fault=fault))
 
     def _begin(self, turn: _Turn) -> None:
@@ -337,7 +318,7 @@ class Http1(Receiver):
         self._task = None
         if turn is None:  # the client left while the handler was at work
             return
-        keep = "" if turn.keep and not (self.service.retiring or self._half_closed) else "connection: close\r\n"
+        keep = "" if turn.keep and not (self.service.retiring or self._half_closed or self._leaves(turn)) else CLOSE
         try:
             if isinstance(answer, Response):
                 self._respond(turn, answer, keep)
@@ -352,6 +333,11 @@ class Http1(Receiver):
             self._respond(turn, self.service.on_error(500, "internal error"), keep)
         if not self._gathering:
             self.advance()
+
+    @staticmethod
+    def _leaves(turn: _Turn) -> bool:
+        """The answer comes before the end of the body: the rest is not waited for."""
+        return turn.request.upload is not None and not turn.request.upload.complete
 
     def _respond(self, turn: _Turn, answer: Response, keep: str) -> None:
         body, status = answer.body, answer.status
@@ -368,11 +354,13 @@ class Http1(Receiver):
         self._done(last=bool(keep))
 
     def _stream(self, turn: _Turn, answer: Stream, keep: str) -> None:
-        self.emit(head(answer.status, answer.headers, keep if turn.http10 else "transfer-encoding: chunked\r\n" + keep))
+        length = answer.length
+        framing = "transfer-encoding: chunked\r\n" if length is None else f"content-length: {length}\r\n"
+        self.emit(head(answer.status, answer.headers, keep if turn.http10 and length is None else framing + keep))
         if turn.request.method == "HEAD":
             self._done(last=bool(keep))
             return
-        writer = self._writer = _ChunkWriter(self, raw=turn.http10)
+        writer = self._writer = ChunkWriter(self, raw=turn.http10 or length is not None, length=length)
         start(answer, writer)
         if self.service.retiring or self._half_closed:
             writer.close()
@@ -382,7 +370,7 @@ class Http1(Receiver):
         self._writer = None
         turn = self._turn
         if turn is not None:
-            self._done(last=not turn.keep or self.service.retiring or self._half_closed)
+            self._done(last=not turn.keep or self.service.retiring or self._half_closed or self._leaves(turn))
             if not self._gathering:
                 self.advance()
 
@@ -406,6 +394,9 @@ class Http1(Receiver):
 
     def _done(self, *, last: bool) -> None:
         """The answer is out; the connection is free for the next request, or at its end."""
+        if self._turn is not None and self._turn.request.upload is not None:
+            self._left = self._leaves(self._turn)
+            self._turn.request.upload.close()
         self._turn = None
         self._served = True
         self._since = self.service.now
@@ -474,7 +465,7 @@ class Http1(Receiver):
         """Close once what is written is sent; after a fault, give the client time to read why."""
         if self._linger is not None or self._transport.is_closing():
             return
-        if self._fault is None:
+        if self._fault is None and not self._left:
             self._transport.close()
             return
         self._linger = self.service.loop.call_later(self.service.limits.linger_seconds, self._transport.close)
@@ -496,6 +487,7 @@ class Http1(Receiver):
     def eof_received(self) -> bool:
         """The client sends no more. It may still read an answer that is due; a stream it has left ends."""
         self._half_closed = True
+        self._break_upload("the client closed the connection before the end of its body")
         if self._writer is not None:
             self._writer.close()
         if not (self._turn or self._turns):
@@ -505,6 +497,7 @@ class Http1(Receiver):
     def connection_lost(self, exc: Exception | None) -> None:
         self._deaf = True
         self.service.leave(self)
+        self._break_upload("the client went away before the end of its body")
         self._turn = None
         self._turns.clear()
         if self._linger is not None:
@@ -531,7 +524,11 @@ class Http1(Receiver):
     def sweep(self, now: float) -> None:
         if self._transport.is_closing() and now - self._since > self.service.limits.idle_seconds:
             self._transport.abort()  # it does not even read the answer
-        if self._deaf or self._turn or self._turns or self._early is not None:
+        if self._deaf or self._early is not None:
+            return
+        if self._turn or self._turns:
+            if self._upload is not None and self._reading and now - self._since > self.service.limits.body_seconds:
+                self._refuse((408, "the rest of the request did not arrive in time"))
             return
         limits, waited = self.service.limits, now - self._since
         if not self._begun:

@@ -55,6 +55,7 @@ from havre.wire.http.h1 import DISCARDED
 from havre.wire.http.message import Answer, BadAnswer, Peer, Request, Response, Stream
 from havre.wire.http.receive import Receiver
 from havre.wire.http.service import Service, log, notify, start
+from havre.wire.http.upload import Upload
 
 STREAM_WINDOW = 1024 * 1024  # bytes a client may send on one request before we have read them
 CONNECTION_WINDOW = 4 * 1024 * 1024  # several uploads at once on one connection
@@ -77,6 +78,7 @@ class _Exchange:
         "frame",
         "headers",
         "id",
+        "left",
         "offset",
         "on_close",
         "request",
@@ -84,6 +86,7 @@ class _Exchange:
         "size",
         "streaming",
         "task",
+        "upload",
     )
 
     def __init__(self, connection: Http2) -> None:
@@ -96,6 +99,8 @@ class _Exchange:
         self.size = 0
         self.since = 0.0
         self.task: asyncio.Future[Answer] | None = None
+        self.upload: Upload | None = None
+        self.left: int | None = None  # bytes of a streamed answer that were announced and not written
         self.streaming = False
         self.closed = False
         self.ending = False  # the last byte of the answer is in `_out`
@@ -117,6 +122,12 @@ class _Exchange:
 
     def write(self, data: bytes) -> None:
         if data and not (self.closed or self.ending):
+            if self.left is not None:
+                self.left -= len(data)
+                if self.left < 0:
+                    log.error("a stream is longer than it announced")
+                    self.abort()
+                    return
             self._out.append(data)
             self._waiting += len(data)
             self.connection.wake(self)
@@ -131,6 +142,8 @@ class _Exchange:
             self._waiter.set_result(None)
 
     def close(self) -> None:
+        if self.left:
+            self.abort()  # the client must not take a part for the whole
         if not (self.closed or self.ending):
             self.ending = True
             self.connection.wake(self)
@@ -146,6 +159,9 @@ class _Exchange:
             return
         self.closed = True
         self._resumed()
+        if self.upload is not None:
+            self.upload.fail("the client gave the request up")
+            self.upload.close()
         if self.task is not None:
             self.task.cancel()
             self.task = None
@@ -324,12 +340,12 @@ class Http2(Receiver):
             size = _read_headers(frame, exchange.headers)
             if size > self.service.limits.head:
                 self._refuse(exchange, 431, long_head(self.service.limits.head))
-            elif verdict.eof:
+            elif verdict.eof or self._is_upload(exchange, frame):
                 self._dispatch(exchange)
             elif int(frame.content_length or 0) > self.service.limits.body:
                 self._refuse(exchange, 413, long_body(self.service.limits.body))
         elif verdict.kind == H2_HEADERS_TRAILERS and isinstance(verdict.handle, _Exchange):
-            self._dispatch(verdict.handle)
+            self._complete(verdict.handle)
         self._act(verdict.flags)
 
     def _on_data(self, frame: H2FrameData) -> None:
@@ -340,14 +356,43 @@ class Http2(Receiver):
             if payload is not None:
                 if verdict.budgeted:
                     state.release_data_frame(exchange.id, len(payload))
-                self._act(state.release_capacity(exchange.id, len(payload)))
-                exchange.size += len(payload)
-                exchange.body.append(payload)
+                if exchange.upload is not None:
+                    exchange.since = self.service.now
+                    exchange.upload.feed(payload)  # which makes room when it is read
+                else:
+                    self._act(state.release_capacity(exchange.id, len(payload)))
+                    exchange.size += len(payload)
+                    exchange.body.append(payload)
             if exchange.size > self.service.limits.body:
                 self._refuse(exchange, 413, long_body(self.service.limits.body))
             elif verdict.eof:
-                self._dispatch(exchange)
+                self._complete(exchange)
         self._act(verdict.flags)
+
+    def _complete(self, exchange: _Exchange) -> None:
+        """The last byte of the request has arrived."""
+        if exchange.upload is not None:
+            exchange.upload.finish()
+        self._dispatch(exchange)
+
+    def _is_upload(self, exchange: _Exchange, frame: H2FrameHeaders) -> bool:
+        """The handler wants it before its body."""
+        wanted = self.service.uploads
+        path, query = split_target((frame.path or "").encode())
+        if wanted is None or not path:
+            return False
+        head = Request(frame.method or "", path, query, exchange.headers, b"", self._peer, self._remote, "HTTP/2")
+        if wanted(head):
+            exchange.upload = Upload(lambda count: self._upload_read(exchange.id, count))
+        return exchange.upload is not None
+
+    def _upload_read(self, sid: int, count: int) -> None:
+        """The handler took so many bytes: as many may come."""
+        if self._closing:
+            return
+        self._act(self._state.release_capacity(sid, count))
+        if not self._handling:
+            self._flush()
 
     def _on_reset(self, frame: H2FrameRstStream) -> None:
         result = self._state.recv_reset(frame)
@@ -391,6 +436,7 @@ class Http2(Receiver):
         exchange.body.clear()
         exchange.frame = None
         request = Request(frame.method or "", path, query, exchange.headers, body, self._peer, self._remote, "HTTP/2")
+        request.upload = exchange.upload
         exchange.request = request
         if not path:
             self._reply(exchange, self.service.on_error(400, f"{request.method} of this target is not served here"))
@@ -449,10 +495,13 @@ class Http2(Receiver):
 
     def _stream(self, exchange: _Exchange, answer: Stream) -> None:
         fields = [(name, value) for name, value in answer.headers if name not in FRAMING]
+        if answer.length is not None:
+            fields.append(("content-length", str(answer.length)))
         bare = exchange.method == "HEAD"
         if not self._head(exchange, answer.status, fields, last=bare) or bare:
             return
         exchange.streaming = True
+        exchange.left = answer.length
         start(answer, exchange)
         if self.service.retiring:
             exchange.close()
@@ -595,6 +644,10 @@ class Http2(Receiver):
             if now - self._since > limits.idle_seconds:
                 self._transport.abort()
             return
+        stalled = [e.upload for e in self._exchanges.values() if e.upload and now - e.since > limits.body_seconds]
+        for upload in stalled:
+            if not upload.held:
+                upload.fail("the rest of the request did not arrive in time")
         late = [e for e in self._exchanges.values() if e.frame is not None and now - e.since > limits.body_seconds]
         for exchange in late:
             self._refuse(exchange, 408, "the request did not arrive in time")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from havre.wire.http.tunnel import Tunnel
+from havre.wire.http.upload import Upload, UploadBroken
 from havre.wire.tls import Peer
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "Stream",
     "Tunnel",
     "Upgrade",
+    "Upload",
+    "UploadBroken",
     "Writer",
 ]
 
@@ -38,7 +41,7 @@ Headers = list[tuple[str, str]]
 
 @dataclass(slots=True)
 class Request:
-    """One request, whole: the body has been received and is within the limit."""
+    """One request, whole: the body has been received and is within the limit, but for an upload."""
 
     method: str
     path: str  # raw, still percent-encoded, without the query
@@ -48,6 +51,7 @@ class Request:
     peer: Peer | None  # the verified client certificate
     remote: str  # address of the other side; "" on a Unix socket
     protocol: Literal["HTTP/1.1", "HTTP/2"]
+    upload: Upload | None = None  # the body as it arrives, when the server was told to hand it over so; `body` is b""
 
 
 @dataclass(slots=True)
@@ -86,11 +90,15 @@ class Writer(Protocol):
 
 @dataclass(slots=True)
 class Stream:
-    """An answer without end: `start` gets the writer once the head is sent, and returns; no task belongs to it."""
+    """An answer without end: `start` gets the writer once the head is sent, and returns; no task belongs to it.
+
+    With `length` it has an end that is known: exactly so many bytes must be written. HEAD is answered without `start`.
+    """
 
     status: int
     headers: Headers
     start: Callable[[Writer], None]
+    length: int | None = None
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from havre.wire.http.h1 import Http1
 from havre.wire.http.h2 import Http2
 from havre.wire.http.message import Handler, Response
 from havre.wire.http.receive import Receiver
-from havre.wire.http.service import Limits, OnError, Service
+from havre.wire.http.service import Limits, OnError, Service, Wanted
 from havre.wire.tls import Peer, peer_of
 
 __all__ = ["Limits", "OnError", "Server", "bound", "plain_error", "serve"]
@@ -153,14 +153,16 @@ async def serve(
     ssl: tls.SSLContext | None = None,
     limits: Limits | None = None,
     on_error: OnError = plain_error,
+    uploads: Wanted | None = None,
 ) -> Server:
     """Listen on `host`:`port` (0 picks a free one), on the Unix socket `path` or on `sock`, which is `bound` already;
     connections are accepted on return.
 
     `on_error(status, why)` makes the answer to what never reaches the handler (400, 408, 413, 417, 431, 501, 505) and
-    to a handler that raised (500). Raises OSError when the address is taken.
+    to a handler that raised (500). `uploads(request)` is asked when the head of a request with a body is there: True
+    hands it over at once, the body as `request.upload`, of any size. Raises OSError when the address is taken.
     """
-    service = Service(handler, limits or Limits(), on_error)
+    service = Service(handler, limits or Limits(), on_error, uploads)
     listener = sock or (_unix_socket(Path(path)) if path is not None else bound(host, port))
     handshake = service.limits.handshake_seconds if ssl is not None else None
     running = await service.loop.create_server(

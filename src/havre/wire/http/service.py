@@ -16,11 +16,13 @@ from typing import Any, Protocol, cast
 
 from havre.wire.http.message import Answer, Handler, Request, Response, Stream, Upgrade, Writer
 from havre.wire.http.receive import inbox
+from havre.wire.http.upload import UploadBroken
 
 log = logging.getLogger(__name__)
 
 _PLAIN = (Response, Stream, Upgrade)  # as a tuple: a union would be built anew for every request
 OnError = Callable[[int, str], Response]
+Wanted = Callable[[Request], bool]  # whether the handler wants this request before its body
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,9 @@ class Flushable(Protocol):
 class Service:
     """The shared half of every connection of one server."""
 
-    def __init__(self, handler: Handler, limits: Limits, on_error: OnError) -> None:
+    def __init__(self, handler: Handler, limits: Limits, on_error: OnError, uploads: Wanted | None = None) -> None:
         self.handler = handler
+        self.uploads = uploads
         self.limits = limits
         self.on_error = on_error
         self.inbox = inbox()
@@ -106,6 +109,8 @@ class Service:
             reply(task.result())
 
     def _failed(self, request: Request, error: BaseException) -> Response:
+        if isinstance(error, UploadBroken):
+            return self.on_error(400, str(error))
         log.error("handler failed", exc_info=error, extra={"method": request.method, "path": request.path})
         return self.on_error(500, "internal error")
 
