@@ -4,4 +4,5 @@ field       a problem with one field of an object, worded as the Kubernetes API 
 quantity    Kubernetes quantities: "500m", "1Gi"
 backoff     1, 2, 4 … seconds, capped
 names       DNS labels, subdomains, qualified names
+supervision tasks that must go on: one that ends starts again
 """
