@@ -7,6 +7,7 @@ client      its HTTP implementation, for any cluster; kubeconfig says where that
 informer    objects of one kind kept in memory, and who wants to hear of changes
 queue       keys that wait: delayed, without duplicates, one worker per key
 controller  the loop that every controller runs in
+owners      whose an object is
 conditions  the status conditions of an object, merged
 events      what happened to an object, for people
 admission   who may change or refuse a write

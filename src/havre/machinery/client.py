@@ -188,6 +188,10 @@ class HttpApi:
             options["dryRun"] = ["All"]
         await self._object("DELETE", ref, options)
 
+    async def ask(self, ref: Ref, subresource: str, question: Obj) -> Obj:
+        """POST to a subresource that answers with an object of its own kind: `token`, `eviction`, `binding`."""
+        return await self._object("POST", ref, question, subresource=subresource)
+
     # one request
 
     async def _object(

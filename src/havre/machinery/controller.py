@@ -32,18 +32,18 @@ from typing import Any, Protocol
 import orjson
 
 from havre.api.errors import ApiError, Conflict, NotFound
-from havre.api.meta import GVK, Obj, controller_of, rfc3339
+from havre.api.meta import GVK, Obj, rfc3339
 from havre.lang.json import copied
 from havre.machinery import conditions as cond
 from havre.machinery.api import Api, Ref
 from havre.machinery.conditions import WORDS, Condition, Words
 from havre.machinery.events import Note, Recorder
 from havre.machinery.informer import CachedReads, DryRun, Handlers, Informer, SharedInformers
-from havre.machinery.queue import Queue
+from havre.machinery.owners import OWNER_LABEL, Wake, adopted, owners_of
+from havre.machinery.queue import BASE, Queue
 
 log = logging.getLogger(__name__)
 
-OWNER_LABEL = "havre.dev/owner"  # uid of an owner in another namespace, where owner references cannot point
 AFTER_CONFLICT = 1.0  # seconds: the change that made the conflict wakes us too, usually sooner
 DEADLINE = 600.0  # seconds of one pass; a longer procedure takes one step per pass
 WORKERS = 4
@@ -57,9 +57,11 @@ class Plan:
     delete: tuple[Ref, ...] = ()
     steps: tuple[object, ...] = ()  # effects outside the API, already carried out by `reconcile`
     status: Mapping[str, Any] = field(default_factory=dict)  # these fields of the status; None removes one
+    annotations: Mapping[str, str] = field(default_factory=dict)  # set together with the status
     conditions: tuple[Condition, ...] = ()  # one of the type Ready replaces `True / Succeeded`
     again: float | None = None  # seconds; None waits for the next change
     notes: tuple[Note, ...] = ()  # events to tell beside the change of Ready
+    failed: Exception | None = None  # what went wrong: everything else here is said, then it is tried again
 
 
 class Stalled(Exception):
@@ -102,7 +104,8 @@ class Counters:
 
 Reconcile = Callable[[Obj, Api], Awaitable[Plan]]
 Finalize = Callable[[Obj, Api], Awaitable[None]]
-Wake = Callable[[Obj], Iterable[Ref]]
+Selects = Callable[[Obj, Obj], bool]
+"""Does a change of the second concern the first, one of ours in the same namespace?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +116,16 @@ class Controller:
     reconcile: Reconcile
     owns: tuple[GVK, ...] = ()  # kinds it applies for itself alone; what it no longer plans is deleted
     wakes: Mapping[GVK, Wake] = field(default_factory=dict)  # whose changes concern which of our objects
+    selects: Mapping[GVK, Selects] = field(default_factory=dict)  # as `wakes`, where only our object can tell
     finalize: Finalize | None = None  # before the object goes; raises Waiting to be asked again
     manager: str = ""  # field manager; default: havre-<kind>
+    component: str = ""  # who tells the events, and is counted; default: the manager
     finalizer: str = ""  # default: havre.dev/<manager>
     workers: int = WORKERS
     words: Words | None = WORDS  # None: the kind has no conditions
     suspendable: bool = True  # `spec.suspend: true` means: leave it alone
     cached: bool = False  # its get and list are answered by informers where there are
+    base: float = BASE  # seconds before the first retry of a failure
     namespace: str = ""
     labels: str = ""
     fields: str = ""
@@ -128,6 +134,10 @@ class Controller:
     @property
     def name(self) -> str:
         return self.manager or f"havre-{self.kind.kind.lower()}"
+
+    @property
+    def teller(self) -> str:
+        return self.component or self.name
 
     @property
     def finalizer_name(self) -> str:
@@ -172,7 +182,7 @@ class Loop:
         self._view = view or _Direct(api)
         self._reading = reading or api
         self._clock = clock
-        self._recorder = Recorder(api, controller.name, clock)
+        self._recorder = Recorder(api, controller.teller, clock)
         self._applied: dict[Ref, dict[Ref, tuple[bytes, str]]] = {}  # by owner: what was sent, revision it made
         self._failing: dict[Ref, str] = {}  # last error of a failing object, so that it is told once
 
@@ -213,6 +223,8 @@ class Loop:
         plan = await self.controller.reconcile(copied(obj), self._reading)
         await self._enforce(obj, plan)
         work.plan = plan
+        if plan.failed is not None:
+            raise plan.failed
         return plan.again
 
     async def _attempt(self, ref: Ref, work: Awaitable[float | None], told: _Work) -> Outcome:
@@ -246,7 +258,7 @@ class Loop:
         log.log(
             logging.WARNING if new else logging.DEBUG,
             "reconcile failed; will try again",
-            extra={"controller": self.controller.name, "object": str(ref), "error": shown},
+            extra={"controller": self.controller.teller, "object": str(ref), "error": shown},
             exc_info=error if new and not isinstance(error, ApiError) else None,
         )
         return Outcome(failed=True)
@@ -323,18 +335,21 @@ class Loop:
 
     async def _report(self, ref: Ref, obj: Obj, work: _Work) -> None:
         """Write the status if it differs, then tell the events. A vanished object needs neither."""
-        patch = self._status_patch(obj, work)
+        patch = _parts(metadata=self._annotations(obj, work), status=self._status_patch(obj, work))
         try:
             if patch:
-                version = {"metadata": {"resourceVersion": obj["metadata"]["resourceVersion"]}}
-                await self._api.patch(
-                    ref, {**version, "status": patch}, kind="merge", manager=self.controller.name, subresource="status"
-                )
+                patch["metadata"] = {**patch.get("metadata", {}), "resourceVersion": obj["metadata"]["resourceVersion"]}
+                await self._api.patch(ref, patch, kind="merge", manager=self.controller.name, subresource="status")
                 self.counters.reports += 1
         except NotFound:
             return
         for note in (*work.plan.notes, *self._news(obj, work)):
             await self._recorder.record(obj, note)
+
+    def _annotations(self, obj: Obj, work: _Work) -> Obj:
+        live = obj["metadata"].get("annotations") or {}
+        new = {key: value for key, value in work.plan.annotations.items() if live.get(key) != value}
+        return {"annotations": new} if new else {}
 
     def _status_patch(self, obj: Obj, work: _Work) -> Obj:
         live, generation = obj.get("status") or {}, obj["metadata"].get("generation", 0)
@@ -387,6 +402,10 @@ class _Work:
         self.said.setdefault(condition.type, condition)
 
 
+def _parts(**parts: Obj) -> Obj:
+    return {name: part for name, part in parts.items() if part}
+
+
 def _uid(obj: Obj) -> str:
     uid: str = obj["metadata"].get("uid", "")
     return uid
@@ -397,43 +416,6 @@ def _finalizers(obj: Obj) -> list[str]:
 
 
 # pure pieces
-
-
-def adopted(obj: Obj, owner: Obj) -> Obj:
-    """A copy that says whose it is: by owner reference where one can point, else by label."""
-    meta, boss = obj["metadata"], owner["metadata"]
-    if boss.get("namespace") and boss["namespace"] != meta.get("namespace"):
-        return {**obj, "metadata": {**meta, "labels": {**(meta.get("labels") or {}), OWNER_LABEL: boss["uid"]}}}
-    reference = {
-        "apiVersion": owner["apiVersion"],
-        "kind": owner["kind"],
-        "name": boss["name"],
-        "uid": boss["uid"],
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
-    others = [other for other in meta.get("ownerReferences") or () if other["uid"] != boss["uid"]]
-    return {**obj, "metadata": {**meta, "ownerReferences": [*others, reference]}}
-
-
-def owners_of(obj: Obj) -> Iterable[str]:
-    """The uids of everything that owns the object."""
-    meta: Obj = obj["metadata"]
-    for reference in meta.get("ownerReferences") or ():
-        yield reference["uid"]
-    if uid := (meta.get("labels") or {}).get(OWNER_LABEL):
-        yield uid
-
-
-def by_controller(kind: GVK, *, namespaced: bool = True) -> Wake:
-    """Wakes the owner that controls the changed object, if it is of `kind`: for kinds that are watched, not pruned."""
-
-    def wake(obj: Obj) -> Iterable[Ref]:
-        owner = controller_of(obj)
-        if owner and owner["kind"] == kind.kind and GVK.of(owner).group == kind.group:
-            yield Ref(kind, obj["metadata"].get("namespace", "") if namespaced else "", owner["name"])
-
-    return wake
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> Obj:
@@ -518,8 +500,8 @@ async def run(
         running = [Running(controller, api, informers) for controller in controllers]
         for each in running:
             if counters is not None:
-                counters[each.loop.controller.name] = each.loop.counters
-            group.create_task(each.run(), name=each.loop.controller.name)
+                counters[each.loop.controller.teller] = each.loop.counters
+            group.create_task(each.run(), name=each.loop.controller.teller)
         await informers.synced()
         if ready is not None:
             ready.set()
@@ -529,19 +511,19 @@ class Running:
     """A controller with its queue, fed by informers."""
 
     def __init__(self, controller: Controller, api: Api, informers: SharedInformers) -> None:
-        self.queue: Queue[Ref] = Queue()
+        self.queue: Queue[Ref] = Queue(base=controller.base)
         self._main = informers.of(
             controller.kind, controller.namespace, labels=controller.labels, fields=controller.fields
         )
         self._main.index(_UIDS, lambda obj: (_uid(obj),))
         owns = {gvk: informers.of(gvk) for gvk in controller.owns}
         wakes = [(informers.of(gvk), wake) for gvk, wake in controller.wakes.items()]
+        wakes += [(informers.of(gvk), self._selecting(selects)) for gvk, selects in controller.selects.items()]
         self._informers = [self._main, *owns.values(), *[informer for informer, _ in wakes]]
         self.loop = Loop(
             controller,
-            api,
+            CachedReads(api, informers) if controller.cached else api,
             view=_Cached(self._main, owns),
-            reading=CachedReads(api, informers) if controller.cached else None,
         )
         self._main.subscribe(Handlers(self._wake, self._changed, self._wake))
         for informer in owns.values():
@@ -575,6 +557,14 @@ class Running:
     def _owners(self, child: Obj) -> Iterable[Ref]:
         for uid in owners_of(child):
             yield from map(Ref.of, self._main.by(_UIDS, uid))
+
+    def _selecting(self, selects: Selects) -> Wake:
+        def wake(changed: Obj) -> Iterable[Ref]:
+            for ours in self._main.list(changed["metadata"].get("namespace", "")):
+                if selects(ours, changed):
+                    yield Ref.of(ours)
+
+        return wake
 
     def _handlers(self, wake: Wake) -> Handlers:
         def added(obj: Obj) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from havre.api.errors import AlreadyExists, ApiError
+from havre.api.errors import AlreadyExists, ApiError, NotFound
 from havre.api.meta import GVK, Obj, rfc3339
 from havre.machinery.api import Api, Ref
 from havre.machinery.conditions import shortened
@@ -54,6 +54,7 @@ class Recorder:
     component: str
     clock: Callable[[], float] = time.time
     _budgets: OrderedDict[str, tuple[float, float]] = field(default_factory=OrderedDict)  # uid: (left, at)
+    _counts: OrderedDict[Ref, int] = field(default_factory=OrderedDict)  # of events that were told before
 
     async def record(self, obj: Obj, note: Note) -> None:
         """Never raises ApiError."""
@@ -66,13 +67,29 @@ class Recorder:
             log.info("an event was dropped", extra={"reason": note.reason, "error": str(error)})
 
     async def _write(self, event: Obj) -> None:
+        """Without reading: nodes may write events, and not see them."""
+        ref = Ref.of(event)
+        count = self._counts.pop(ref, 0)
+        if not count or not await self._repeat(ref, count + 1, event):
+            count = 0
+            try:
+                await self.api.create(event, manager=self.component)
+            except AlreadyExists:  # of a former life
+                seen = await self.api.patch(ref, {"type": event["type"]}, kind="merge", manager=self.component)
+                count = seen.get("count") or 1
+                await self._repeat(ref, count + 1, event)
+        self._counts[ref] = count + 1
+        if len(self._counts) > OBJECTS:
+            self._counts.popitem(last=False)
+
+    async def _repeat(self, ref: Ref, count: int, event: Obj) -> bool:
+        """Whether the event is still there; they live for an hour."""
+        again = {"count": count, "lastTimestamp": event["lastTimestamp"]}
         try:
-            await self.api.create(event, manager=self.component)
-        except AlreadyExists:
-            ref = Ref.of(event)
-            live = await self.api.get(ref)
-            again = {"count": (live or {}).get("count", 0) + 1, "lastTimestamp": event["lastTimestamp"]}
             await self.api.patch(ref, again, kind="merge", manager=self.component)
+        except NotFound:
+            return False
+        return True
 
     def _allowed(self, uid: str) -> bool:
         """Takes one event out of the budget of the object."""

@@ -11,7 +11,8 @@ forgotten that revision, and tells the difference as changes. A failing server i
 delay. Handlers are plain functions that must not block; each sees every object in the order of its changes, and may
 miss states in between: act on what is, not on what happened.
 
-What an informer holds is shared: copy before changing.
+What an informer holds is shared: copy before changing. Who writes through `CachedReads` reads its own writes: the
+answer of the server is in the cache before the write returns, whatever the watch still has on its way.
 
 Source: k8s.io/client-go, tools/cache (reflector.go, shared_informer.go, thread_safe_store.go).
 """
@@ -20,13 +21,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
 from havre.api.errors import ApiError, Expired
-from havre.api.meta import GVK, Obj, labels_of
+from havre.api.meta import GVK, Obj, labels_of, rfc3339
 from havre.lang.json import copied
 from havre.lang.selector import LabelSelector
 from havre.machinery.api import Api, Listing, PatchType, Propagation, Ref, WatchEvent
@@ -109,6 +111,25 @@ class Informer:
         for obj in [*self._objects.values()]:
             handlers.added(obj)
 
+    # what we wrote ourselves
+
+    def wrote(self, obj: Obj) -> None:
+        """The answer of the server to a write of ours; the watch tells it too, but perhaps later."""
+        if self._selects(obj) and _number(_version(obj)) > _number(self._revision) >= 0:
+            self._put(Ref.of(obj), obj)
+
+    def asked_to_go(self, ref: Ref, uid: str) -> None:
+        """The server took our deletion: until the watch says more, the object is one that is being deleted."""
+        held = self._objects.get(ref)
+        if held is None or (uid and _uid(held) != uid) or held["metadata"].get("deletionTimestamp"):
+            return
+        self._replace(ref, held, {**held, "metadata": {**held["metadata"], "deletionTimestamp": rfc3339(time.time())}})
+
+    def _selects(self, obj: Obj) -> bool:
+        """Selectors by fields are the server's business: such an informer waits for its watch."""
+        inside = not self.namespace or obj["metadata"].get("namespace") == self.namespace
+        return inside and not self._fields and LabelSelector.parse(self._labels).matches(labels_of(obj))
+
     # how it follows
 
     async def run(self) -> None:
@@ -135,8 +156,10 @@ class Informer:
         listing = await self._api.list(self.gvk, self.namespace, labels=self._labels, fields=self._fields)
         self.lists += 1
         self._listed_at = self._loop_time()
-        present = {Ref.of(obj): obj for obj in listing.items}
-        for ref in [ref for ref in self._objects if ref not in present]:
+        present, upto = {Ref.of(obj): obj for obj in listing.items}, _number(listing.revision)
+        for ref in [
+            ref for ref, held in self._objects.items() if ref not in present and _number(_version(held)) <= upto
+        ]:
             self._remove(ref, None)
         for ref, obj in present.items():
             self._put(ref, obj)
@@ -173,11 +196,14 @@ class Informer:
 
     def _put(self, ref: Ref, obj: Obj) -> None:
         old = self._objects.get(ref)
+        if old is not None and (_version(old) == _version(obj) or _number(_version(obj)) < _number(_version(old))):
+            return  # known, or from before a write of ours
         if old is not None and _uid(old) != _uid(obj):  # deleted and made again while we did not look
             self._remove(ref, None)
             old = None
-        if old is not None and old["metadata"].get("resourceVersion") == obj["metadata"].get("resourceVersion"):
-            return
+        self._replace(ref, old, obj)
+
+    def _replace(self, ref: Ref, old: Obj | None, obj: Obj) -> None:
         self._unindex(ref, old)
         self._objects[ref] = obj
         self._by_namespace.setdefault(ref.namespace, {})[ref] = None
@@ -191,8 +217,8 @@ class Informer:
 
     def _remove(self, ref: Ref, last: Obj | None) -> None:
         old = self._objects.get(ref)
-        if old is None:
-            return
+        if old is None or (last is not None and _number(_version(last)) < _number(_version(old))):
+            return  # not here, or made again by us since
         self._unindex(ref, old)
         del self._objects[ref]
         _leave(self._by_namespace, (ref.namespace,), ref)
@@ -208,6 +234,16 @@ class Informer:
 def _uid(obj: Obj) -> str:
     uid: str = obj["metadata"].get("uid", "")
     return uid
+
+
+def _version(obj: Obj) -> str:
+    version: str = obj["metadata"].get("resourceVersion", "")
+    return version
+
+
+def _number(version: str) -> int:
+    """Revisions of kube-apiserver and ours grow; of what another server calls so, nothing is known: -1."""
+    return int(version) if version.isdecimal() else -1
 
 
 def _enter(table: dict[str, dict[Ref, None]], values: Iterable[str], ref: Ref) -> None:
@@ -265,32 +301,84 @@ class SharedInformers:
 class CachedReads:
     """An `Api` that answers get and list from informers where they hold the kind, and passes on everything else.
 
-    What it answers may be a moment old: right for deciding what should be, since a change wakes the decider again;
-    wrong for counting what must not be exceeded.
+    What it answers may be a moment old, but never older than the last write through it: right for deciding what should
+    be, since a change wakes the decider again; wrong for counting what others must not exceed.
     """
 
     def __init__(self, api: Api, informers: SharedInformers) -> None:
-        self._api = api
+        self.live = api  # not cached
         self._informers = informers
         self.watch = api.watch
-        self.create = api.create
-        self.update = api.update
-        self.patch = api.patch
-        self.apply = api.apply
-        self.delete = api.delete
 
     async def get(self, ref: Ref) -> Obj | None:
         informer = self._informers.find(ref.gvk)
         if informer is None:
-            return await self._api.get(ref)
+            return await self.live.get(ref)
         return cast("Obj | None", copied(informer.get(ref)))
 
     async def list(self, gvk: GVK, namespace: str = "", *, labels: str = "", fields: str = "") -> Listing:
         informer = self._informers.find(gvk)
         if informer is None or fields:
-            return await self._api.list(gvk, namespace, labels=labels, fields=fields)
+            return await self.live.list(gvk, namespace, labels=labels, fields=fields)
         selector = LabelSelector.parse(labels)
         return Listing([copied(o) for o in informer.list(namespace) if selector.matches(labels_of(o))], "")
+
+    def shared(self, gvk: GVK, namespace: str) -> Sequence[Obj] | None:
+        informer = self._informers.find(gvk)
+        return None if informer is None else informer.list(namespace)
+
+    async def create(self, obj: Obj, *, manager: str, dry_run: bool = False) -> Obj:
+        return self._wrote(await self.live.create(obj, manager=manager, dry_run=dry_run), dry_run)
+
+    async def update(self, obj: Obj, *, manager: str, subresource: str = "", dry_run: bool = False) -> Obj:
+        stored = await self.live.update(obj, manager=manager, subresource=subresource, dry_run=dry_run)
+        return self._wrote(stored, dry_run)
+
+    async def patch(
+        self,
+        ref: Ref,
+        patch: Obj | Sequence[Obj],
+        *,
+        kind: PatchType,
+        manager: str,
+        subresource: str = "",
+        dry_run: bool = False,
+    ) -> Obj:
+        stored = await self.live.patch(ref, patch, kind=kind, manager=manager, subresource=subresource, dry_run=dry_run)
+        return self._wrote(stored, dry_run)
+
+    async def apply(
+        self, obj: Obj, *, manager: str, force: bool = True, subresource: str = "", dry_run: bool = False
+    ) -> Obj:
+        stored = await self.live.apply(obj, manager=manager, force=force, subresource=subresource, dry_run=dry_run)
+        return self._wrote(stored, dry_run)
+
+    async def delete(
+        self,
+        ref: Ref,
+        *,
+        uid: str = "",
+        revision: str = "",
+        propagation: Propagation = "",
+        grace: int | None = None,
+        dry_run: bool = False,
+    ) -> None:
+        await self.live.delete(ref, uid=uid, revision=revision, propagation=propagation, grace=grace, dry_run=dry_run)
+        informer = self._informers.find(ref.gvk)
+        if informer is not None and not dry_run:
+            informer.asked_to_go(ref, uid)
+
+    def _wrote(self, stored: Obj, rehearsed: bool) -> Obj:
+        informer = None if rehearsed else self._informers.find(GVK.of(stored))
+        if informer is not None:
+            informer.wrote(copied(stored))
+        return stored
+
+
+async def look(api: Api, gvk: GVK, namespace: str = "") -> Sequence[Obj]:
+    """The objects of a kind to look at and not to change: without a copy where an informer holds them."""
+    held = api.shared(gvk, namespace) if isinstance(api, CachedReads) else None
+    return (await api.list(gvk, namespace)).items if held is None else held
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,18 +17,17 @@ from havre.lang import mergepatch
 from havre.machinery.api import Api, Ref
 from havre.machinery.conditions import Condition
 from havre.machinery.controller import (
-    OWNER_LABEL,
     Controller,
     Counters,
     Outcome,
     Plan,
     Stalled,
     Waiting,
-    by_controller,
     difference,
     run,
 )
 from havre.machinery.events import Note
+from havre.machinery.owners import OWNER_LABEL, by_controller
 from havre.testing import FakeApi, custom_kind, eventually, settle
 
 pytestmark = pytest.mark.looptime
