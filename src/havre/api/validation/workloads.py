@@ -216,8 +216,20 @@ def _stateful_set(spec: Obj, *, created: bool) -> Errors:
     if selector_matches(selector, {}) is None:
         yield invalid("spec.selector", _shown_selector(selector or {}), "")
     else:
-        yield from _matching_template(spec, "StatefulSet")
+        yield from _matching_template(_with_claims(spec), "StatefulSet")
     yield from not_negative("spec", spec)
+
+
+def _with_claims(spec: Obj) -> Obj:
+    """As its pods will be: every claim template is a volume, in the place of one of the same name."""
+    claims = [claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates") or ()]
+    template = spec.get("template")
+    if not claims or not template:
+        return spec
+    pod = template.get("spec") or {}
+    volumes = [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in claims]
+    volumes += [volume for volume in pod.get("volumes") or () if volume.get("name") not in claims]
+    return {**spec, "template": {**template, "spec": {**pod, "volumes": volumes}}}
 
 
 def _stateful_strategy(strategy: Obj) -> Errors:

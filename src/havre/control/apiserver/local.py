@@ -15,12 +15,14 @@ from havre.api import deletion
 from havre.api.errors import Expired, NotFound
 from havre.api.meta import GVK, Obj
 from havre.control.apiserver import bodies, patching, reading
+from havre.control.apiserver.binding import BINDING, bind_pod
 from havre.control.apiserver.cache import Cache, Entry, Event, TooOld
 from havre.control.apiserver.objects import Objects, Options
 from havre.control.apiserver.resources import Registry, Resource
 from havre.machinery.admission import SUPERUSERS, User
 from havre.machinery.api import Listing, PatchType, Propagation, Ref, WatchEvent
 
+_POD = GVK("", "v1", "Pod")
 ACTOR = User("system:havre", (SUPERUSERS,))
 _MEDIA = {"json": patching.JSON_PATCH, "merge": patching.MERGE, "strategic": patching.STRATEGIC}
 _BACKLOG = 100_000  # events that may wait for one slow consumer; then it must list again
@@ -83,8 +85,11 @@ class LocalApi:
             watch.cancel()
 
     async def create(self, obj: Obj, *, manager: str, dry_run: bool = False) -> Obj:
-        resource = self._resource(GVK.of(obj))
         options = self._options(manager, dry_run=dry_run)
+        if GVK.of(obj) == BINDING:  # no object: it changes its pod
+            await bind_pod(self._objects, self._resource(_POD), _namespace(obj), obj["metadata"]["name"], obj, options)
+            return obj
+        resource = self._resource(GVK.of(obj))
         new = _copied(obj)
         bodies.refine(resource, new, options, [])
         entry = await self._objects.create(resource, _namespace(obj), new, options)

@@ -21,6 +21,7 @@ from havre.api import deletion, strategy
 from havre.api.errors import ApiError, BadRequest, Conflict, Invalid, TooManyRequests
 from havre.api.meta import GVK, Obj, labels_of, rfc3339
 from havre.control.apiserver import answers, bodies, patching
+from havre.control.apiserver.binding import BINDING, bind_pod
 from havre.control.apiserver.cache import Cache, Entry
 from havre.control.apiserver.handlers import Call, Handlers, Reply, not_allowed
 from havre.control.apiserver.negotiate import negotiate
@@ -31,7 +32,6 @@ from havre.lang import json, jsonpatch, mergepatch
 from havre.lang.selector import LabelSelector
 from havre.wire.http.message import Answer
 
-BINDING = GVK("", "v1", "Binding")
 _EVICTION = GVK("policy", "v1", "Eviction")
 _SCALE = GVK("autoscaling", "v1", "Scale")
 _TOKEN_REQUEST = GVK("authentication.k8s.io", "v1", "TokenRequest")
@@ -219,51 +219,8 @@ async def _bind(tools: Subresources, resource: Resource, call: Call) -> Answer:
 
 
 async def bind(tools: Subresources, resource: Resource, call: Call, name: str, body: Obj) -> Answer:
-    node = (body.get("target") or {}).get("name")
-    if not node:
-        raise BadRequest("bind a pod: the body must be a v1 Binding whose target.name is the node")
-    if body["metadata"].get("name") not in (None, "", name):
-        raise BadRequest("name in URL does not match name in Binding object")
-    options = call.options("CreateOptions")
-    uid = body["metadata"].get("uid")
-
-    def change(live: Entry) -> Obj:
-        pod = tools.objects.served(resource, live)
-        _check_bindable(pod, node, uid)
-        pod["spec"]["nodeName"] = node
-        for key in ("labels", "annotations"):
-            added = body["metadata"].get(key)
-            if added:
-                pod["metadata"][key] = {**(pod["metadata"].get(key) or {}), **added}
-        condition = {
-            "type": "PodScheduled",
-            "status": "True",
-            "lastProbeTime": None,
-            "lastTransitionTime": rfc3339(time.time()),
-        }
-        conditions = pod.setdefault("status", {}).setdefault("conditions", [])
-        conditions[:] = [c for c in conditions if c["type"] != "PodScheduled"] + [condition]
-        return pod
-
-    await tools.objects.update(resource, call.namespace, name, change, options, subresource="binding")
+    await bind_pod(tools.objects, resource, call.namespace, name, body, call.options("CreateOptions"))
     return _success(201)
-
-
-def _check_bindable(pod: Obj, node: str, uid: object) -> None:
-    name = pod["metadata"]["name"]
-    if uid and uid != pod["metadata"]["uid"]:
-        raise Conflict.of(
-            "pods/binding",
-            "",
-            name,
-            f"Precondition failed: UID in precondition: {uid}, UID in object meta: {pod['metadata']['uid']}",
-        )
-    if deletion.marked(pod):
-        raise Conflict.of("pods/binding", "", name, f"pod {name} is being deleted, cannot be assigned to a host")
-    if current := pod["spec"].get("nodeName"):
-        raise Conflict.of("pods/binding", "", name, f'pod {name} is already assigned to node "{current}"')
-    if gates := pod["spec"].get("schedulingGates"):
-        raise Conflict.of("pods/binding", "", name, f"pod {name} has non-empty .spec.schedulingGates: {gates}")
 
 
 def _success(status: int) -> Answer:

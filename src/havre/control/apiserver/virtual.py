@@ -13,10 +13,11 @@ from havre.api.meta import GVK, GVR, Obj
 from havre.control.apiserver import answers, bodies, reviews
 from havre.control.apiserver.authn import Authenticator
 from havre.control.apiserver.authz import Authorizer
+from havre.control.apiserver.binding import BINDING
 from havre.control.apiserver.handlers import Call, Reply, not_allowed
 from havre.control.apiserver.negotiate import negotiate
 from havre.control.apiserver.resources import dump
-from havre.control.apiserver.subresources import BINDING, Subresources, bind
+from havre.control.apiserver.subresources import Subresources, bind
 
 _AUTHN, _AUTHZ = "authentication.k8s.io", "authorization.k8s.io"
 _OLD = "v1 ComponentStatus is deprecated in v1.19+"

@@ -25,12 +25,25 @@ from dataclasses import dataclass
 from havre.control.workloads import (
     chore,
     cluster_role_aggregation,
+    daemon_set,
+    deployment,
+    endpoint_slice,
+    endpoint_slice_mirroring,
+    endpoints,
+    job,
     namespace,
+    node_lifecycle,
+    pod_garbage,
+    replica_set,
+    replication_controller,
     resource_quota,
     root_ca,
     service_account,
+    stateful_set,
     storage_protection,
+    taint_eviction,
     token_secret,
+    ttl_after_finished,
 )
 from havre.control.workloads.garbage_collector import GarbageCollector
 from havre.control.workloads.monitors import Monitors
@@ -52,7 +65,21 @@ class Config:
 
 def controllers() -> list[Controller]:
     """The controllers of one kind each."""
-    return [cluster_role_aggregation.controller()]
+    kinds = (
+        cluster_role_aggregation,
+        daemon_set,
+        deployment,
+        endpoint_slice,
+        endpoint_slice_mirroring,
+        endpoints,
+        job,
+        node_lifecycle,
+        replica_set,
+        replication_controller,
+        stateful_set,
+        taint_eviction,
+    )
+    return [kind.controller() for kind in kinds]
 
 
 def chores(config: Config, monitors: Monitors) -> list[chore.Chore]:
@@ -63,6 +90,10 @@ def chores(config: Config, monitors: Monitors) -> list[chore.Chore]:
         root_ca.chore(config.certificate),
         resource_quota.chore(monitors.served),
         storage_protection.chore(),
+        endpoints.chore(),
+        job.chore(),
+        pod_garbage.chore(),
+        ttl_after_finished.chore(),
     ]
     if config.issue is not None:
         every.append(token_secret.chore(config.certificate, config.issue))
