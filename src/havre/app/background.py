@@ -99,21 +99,21 @@ def start(config: Config, arguments: Sequence[str], said: Callable[[str], None])
             start_new_session=True,
         )
     os.close(write)
-    in_time = _listen(read, said)
+    ready = _listen(read, said)
     record = running(config)
-    if in_time and record is not None and record.pid == process.pid:
+    if ready and record is not None and record.pid == process.pid:
         return record
-    if not in_time:
-        process.kill()
+    if ready is None:
+        process.terminate()
     process.wait(timeout=STOP_SECONDS)
     last = log_file(config).read_text(errors="replace").splitlines()[-5:]
-    if not in_time:
+    if ready is None:
         last.append(f"it was not ready within {START_SECONDS:g} seconds and has been stopped")
     raise CannotStart("\n".join(last))
 
 
-def _listen(descriptor: int, said: Callable[[str], None]) -> bool:
-    """Hands on what the instance says until it is ready or ends: then the pipe closes. False: it took too long."""
+def _listen(descriptor: int, said: Callable[[str], None]) -> bool | None:
+    """Hands on what the instance says until it is ready (an empty line): True. False: it ended. None: too late."""
     until = time.monotonic() + START_SECONDS
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
@@ -122,11 +122,13 @@ def _listen(descriptor: int, said: Callable[[str], None]) -> bool:
         while poller.poll(max(0, until - time.monotonic()) * 1000):
             data = os.read(descriptor, 4096)
             if not data:
-                return True
+                return False
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
+                if not line:
+                    return True
                 said(line.decode(errors="replace"))
-        return False
+        return None
     finally:
         os.close(descriptor)
 

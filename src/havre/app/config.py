@@ -5,7 +5,8 @@ dataDir: /var/lib/havre
 runDir: /run/havre
 instance: havre
 api: {host: 127.0.0.1, port: 6443, names: [havre.example], serviceCIDR: 10.96.0.0/16, tokenFile: /etc/havre/tokens.csv}
-node: {name: harbour, address: 192.0.2.10, podCIDR: 10.42.0.0/24, agentPort: 10250, dnsPort: 10053, registryPort: 5000}
+node: {enabled: true, name: harbour, address: 192.0.2.10, podCIDR: 10.42.0.0/24, agentPort: 10250, dnsPort: 10053,
+       registryPort: 5000}
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Config:
     token_file: Path | None = None
     run_dir: Path = SYSTEM_RUN
     instance: str = "havre"  # in the names of what is made on the machine: cgroups, links, tables, pins
+    with_node: bool = True  # whether containers run here; never without root
     node_name: str = ""
     node_address: str = ""
     pod_cidr: str = "10.42.0.0/24"
@@ -70,6 +72,11 @@ class Config:
     @property
     def network_kubeconfig(self) -> Path:
         return self.data_dir / "control" / "network.kubeconfig"
+
+    @property
+    def registry_hosts(self) -> Path:
+        """Mirrors and certificates of registries: <registry>/hosts.toml, as containerd reads it."""
+        return (SYSTEM_FILE.parent if self.data_dir == SYSTEM_DATA else self.data_dir) / "certs.d"
 
     @property
     def is_default(self) -> bool:
@@ -119,6 +126,7 @@ _TOP = {
     "node": ("", dict),
 }
 _NODES: Mapping[str, tuple[str, type]] = {
+    "enabled": ("with_node", bool),
     "name": ("node_name", str),
     "address": ("node_address", str),
     "podCIDR": ("pod_cidr", str),
@@ -157,6 +165,8 @@ def _completed(config: Config, chosen: Collection[str]) -> Config:
         config = replace(config, instance=default_instance(config.data_dir))
     if "run_dir" not in chosen:
         config = replace(config, run_dir=default_run_dir(config.instance))
+    if os.geteuid() != 0:
+        config = replace(config, with_node=False)
     if not config.node_name:
         config = replace(config, node_name=socket.gethostname().lower())
     return config
@@ -188,7 +198,7 @@ def _typed(raw: Any, known: Mapping[str, tuple[str, type]], path: Path, prefix: 
         if key not in known:
             raise ConfigError(f"{path}: unknown setting {prefix}{key}; known are {', '.join(known)}")
         name, kind = known[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             raise ConfigError(f"{path}: {prefix}{key} must be a {kind.__name__}, not {value!r}")
         found[name] = value
     return found

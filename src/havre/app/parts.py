@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ async def _control(config: Config) -> AsyncIterator[str]:
     from havre.control import run
     from havre.control.apiserver.control_plane import Config as ControlConfig
 
-    rooted = os.geteuid() == 0  # else there can be no node here
     address = config.node_address or default_address(config.gateway)
     chosen = ControlConfig(
         config.data_dir / "control",
@@ -38,8 +36,8 @@ async def _control(config: Config) -> AsyncIterator[str]:
         names=config.api_names,
         service_cidr=config.service_cidr,
         token_file=config.token_file,
-        advertise=config.gateway if rooted else "",
-        node=config.node_name if rooted else "",
+        advertise=config.gateway if config.with_node else "",
+        node=config.node_name if config.with_node else "",
         node_addresses=(address, config.gateway),
     )
     try:

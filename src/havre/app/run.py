@@ -34,22 +34,29 @@ async def run(
     ready: Callable[[], None],
     *,
     parent: int | None = None,
+    orphaned: Callable[[], None] = lambda: None,
 ) -> bool:
     """`say` gets a line per part, `ready` is called when all are up. Returns after SIGTERM or SIGINT, when everything
-    has stopped; or, with the pidfd of a `parent`, after its end: True then. Raises what a part raises at start.
+    has stopped: True. With the pidfd of a `parent` it calls `orphaned` at its end, and returns too: False, unless a
+    signal came as well. Raises what a part raises at start.
     """
     stop = asyncio.Event()
-    orphaned = False
+    told = False
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+
+    def signalled() -> None:
+        nonlocal told
+        told = True
+        stop.set()
 
     def parent_ended() -> None:
-        nonlocal orphaned
         assert parent is not None
-        orphaned = True
         loop.remove_reader(parent)
+        orphaned()
         stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled)
 
     if parent is not None:
         loop.add_reader(parent, parent_ended)
@@ -60,4 +67,4 @@ async def run(
         ready()
         await stop.wait()
         say("stopping")
-    return orphaned
+    return told

@@ -19,7 +19,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from havre.app import background
 from havre.app import run as runner
 from havre.app.config import Config
 from havre.app.parts import Part, StartFailed
@@ -82,6 +84,7 @@ class Supervisor:
         gc.collect()
         gc.freeze()
         previous = self._listen_for_signals()
+        background.write_record(self._config)
         try:
             for child in self._children:
                 if not self._first_start(child, say):
@@ -221,6 +224,7 @@ def _live(process: Process, config: Config, pipe: int, parent: int, again: Seque
     """The life of a child; never returns."""
     import uvloop
 
+    Path("/proc/self/comm").write_text(f"havre-{process.name}")  # what ps and top show
     code = 1
     with os.fdopen(pipe, "w") as words:
 
@@ -232,17 +236,21 @@ def _live(process: Process, config: Config, pipe: int, parent: int, again: Seque
             say("")
             words.close()
 
-        orphaned = False
+        def succeed() -> None:
+            background.write_record(config)  # from now on `havre down` speaks to us
+
+        told = True
         try:
             _wait_for_predecessor(config, process.name)
-            orphaned = uvloop.run(runner.run(process.parts, config, say, ready, parent=parent))
+            orphaned = succeed if again else lambda: None
+            told = uvloop.run(runner.run(process.parts, config, say, ready, parent=parent, orphaned=orphaned))
             code = 0
         except (StartFailed, OSError) as e:
             say(_FAILURE + " ".join(str(e).split()))
             code = REFUSED
         except BaseException:  # a fork must never run on into the code of its parent
             log.exception("process failed", extra={"part": process.name})
-    if orphaned and again:
+    if again and not told:
         log.warning("the supervisor was killed; this process takes its place")
         os.execv(again[0], list(again))  # noqa: S606  our own program
     logging.shutdown()

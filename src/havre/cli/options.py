@@ -45,6 +45,11 @@ def settings(function: Command) -> Command:
             type=click.Path(dir_okay=False, path_type=Path),
             help='Static bearer tokens, a line each: token,user,uid,"group1,group2".',
         ),
+        click.option(
+            "--with-node/--without-node",
+            default=None,
+            help="Containers too, or the API alone.  [default: with, as root]",
+        ),
         click.option("--node-name", help="Name of this machine as a Node.  [default: its host name]"),
         click.option("--node-address", help="Its address.  [default: that of the default route]"),
         click.option("--pod-cidr", help="Addresses of pods.  [default: 10.42.0.0/24]"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @instance
 @settings
 @click.option("--detach", is_flag=True, help="Return when everything is ready; go on in the background.")
-@click.option("--ready-fd", type=int, hidden=True, help="Close this descriptor when ready.")
+@click.option("--ready-fd", type=int, hidden=True, help="Where to say what starts; an empty line when ready.")
 def up(
     config_file: Path | None,
     data_dir: Path | None,
@@ -37,11 +37,12 @@ def up(
     from havre.app import background
 
     config = load(config_file, data_dir=data_dir, run_dir=run_dir, **chosen)
-    if background.running(config) is not None:
+    record = background.running(config)
+    if record is not None and record.pid != os.getpid():  # our own: we have taken the place of a killed supervisor
         click.echo(f"already running in {config.data_dir}")
         _hints(config)
         return
-    arguments = _arguments(config_file=config_file, data_dir=config.data_dir, run_dir=config.run_dir, **chosen)
+    arguments = _arguments(config_file, data_dir=config.data_dir, run_dir=config.run_dir, **chosen)
     if not detach or ready_fd is not None:  # HAVRE_UP_DETACH is set for the instance in the background too
         _supervise(config, arguments, ready_fd)
         return
@@ -52,15 +53,16 @@ def up(
     _hints(config)
 
 
-def _arguments(**chosen: Any) -> list[str]:
+def _arguments(config_file: Path | None, *, with_node: bool | None, **chosen: Any) -> list[str]:
     """The options again, for the instance in the background."""
-    pairs = ((key.removesuffix("_file") if key == "config_file" else key, value) for key, value in chosen.items())
-    return [f"--{key.replace('_', '-')}={value}" for key, value in pairs if value is not None]
+    pairs = {"config": config_file, **chosen}
+    flags = {None: [], True: ["--with-node"], False: ["--without-node"]}[with_node]
+    return [*flags, *(f"--{key.replace('_', '-')}={value}" for key, value in pairs.items() if value is not None)]
 
 
 def _supervise(config: Config, arguments: list[str], ready_fd: int | None) -> None:
     """Everything, a process per promise, until a signal."""
-    from havre.app import background, log
+    from havre.app import log
     from havre.app.parts import StartFailed
     from havre.app.processes import processes
     from havre.app.supervisor import Supervisor
@@ -68,13 +70,9 @@ def _supervise(config: Config, arguments: list[str], ready_fd: int | None) -> No
     log.setup()
     say, ready = _teller(ready_fd)
 
-    def on_ready() -> None:
-        background.write_record(config)
-        ready()
-
     again = [sys.executable, "-m", "havre", "up", *arguments]
     try:
-        Supervisor(processes(), config, again).run(say, on_ready)
+        Supervisor(processes(config), config, again).run(say, ready)
     except StartFailed as e:
         raise click.ClickException(str(e)) from e
 
@@ -109,7 +107,11 @@ def _teller(ready_fd: int | None) -> tuple[Callable[[str], None], Callable[[], N
             print(line, file=pipe, flush=True)
         logging.getLogger("havre").info(line)
 
-    return say, pipe.close
+    def ready() -> None:
+        print(file=pipe, flush=True)
+        pipe.close()
+
+    return say, ready
 
 
 def _hints(config: Config) -> None:
@@ -125,8 +127,9 @@ Stop it with `havre down{own}`; what is stored stays."""
 
 @click.command("down")
 @instance
-def down(config_file: Path | None, data_dir: Path | None, run_dir: Path | None) -> None:
-    """Stop an instance that runs in the background; what is stored stays."""
+@click.option("--keep-pods", is_flag=True, help="Leave containers and the network at work, for an upgrade of Havre.")
+def down(config_file: Path | None, data_dir: Path | None, run_dir: Path | None, *, keep_pods: bool) -> None:
+    """Stop an instance that runs in the background, and its containers; what is stored stays."""
     from havre.app import background
 
     config = load(config_file, data_dir=data_dir, run_dir=run_dir)
@@ -134,7 +137,24 @@ def down(config_file: Path | None, data_dir: Path | None, run_dir: Path | None) 
         stopped = background.stop(config)
     except background.CannotStop as e:
         raise click.ClickException(str(e)) from e
-    click.echo("stopped" if stopped else f"nothing runs in {config.data_dir}")
+    removed = not keep_pods and _remove_node(config)
+    click.echo("stopped" if stopped or removed else f"nothing runs in {config.data_dir}")
+
+
+def _remove_node(config: Config) -> bool:
+    """Containers, links, programs of this instance, if it has ever had any."""
+    if os.geteuid() != 0 or not config.run_dir.exists():
+        return False
+    import uvloop
+
+    from havre.app import node
+    from havre.app.parts import StartFailed
+
+    try:
+        uvloop.run(node.remove(config))
+    except StartFailed as e:
+        raise click.ClickException(f"take away what the node has made: {e}") from e
+    return True
 
 
 @click.command("status")

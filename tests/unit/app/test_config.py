@@ -34,12 +34,12 @@ dataDir: /data
 runDir: /running
 instance: second
 api: {host: 127.0.0.2, port: 7443, names: [a.example, b.example], serviceCIDR: 10.1.0.0/20, tokenFile: /tokens}
-node: {name: n1, address: 192.0.2.7, podCIDR: 10.2.0.0/24, agentPort: 1, dnsPort: 2, registryPort: 3}
+node: {enabled: false, name: n1, address: 192.0.2.7, podCIDR: 10.2.0.0/24, agentPort: 1, dnsPort: 2, registryPort: 3}
 """)
     )
     assert found == config.Config(
         Path("/data"), "127.0.0.2", 7443, ("a.example", "b.example"), "10.1.0.0/20", Path("/tokens"),
-        Path("/running"), "second", "n1", "192.0.2.7", "10.2.0.0/24", 1, 2, 3,
+        Path("/running"), "second", False, "n1", "192.0.2.7", "10.2.0.0/24", 1, 2, 3,
     )  # fmt: skip
     assert (found.gateway, found.cluster_dns) == ("10.2.0.1", "10.1.0.10")
     assert found.kubeconfig == Path("/data/control/admin.kubeconfig")
