@@ -26,6 +26,7 @@ from havre.control.apiserver.handlers import Call, not_allowed
 from havre.control.apiserver.resources import Registry, Resource
 from havre.wire.http.errors import HttpError, UpgradeRefused
 from havre.wire.http.message import Answer, Response, Stream, Tunnel, Upgrade, Writer
+from havre.wire.http.tunnel import splice
 
 if TYPE_CHECKING:
     from havre.wire.http.client import Client, StreamReply
@@ -45,6 +46,7 @@ _IMPERSONATE = "impersonate-"
 _BEARER = "base64url.bearer.authorization.k8s.io."  # subprotocol that carries the token of a browser
 _HOST = re.compile(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+").fullmatch
 _CLIENTS = 4096  # places that are remembered with their idle connections, before those that are idle are forgotten
+_REFUSAL = 50_000  # bytes of an agent's explanation
 _HIGH = 1 << 20  # bytes that may wait for a slow reader before we stop reading from the node
 
 
@@ -139,6 +141,8 @@ class Nodes:
             raise _unreachable(place, e) from e
         except ValueError as e:
             raise BadRequest(str(e)) from e
+        if place.agent and call.target.subresource == "log" and not 200 <= reply.status <= 206:
+            raise await _refusal(opened, reply)
         kept = [(k, v) for k, v in reply.headers.items() if k not in _HOP_BY_HOP]
 
         def start(writer: Writer) -> None:
@@ -339,6 +343,22 @@ def _unreachable(place: Place, error: Exception) -> ApiError:
     return InternalError.of(f"error dialing backend: {place.base}: {error}")
 
 
+async def _refusal(opened: AbstractAsyncContextManager[StreamReply], reply: StreamReply) -> ApiError:
+    """What an agent says in plain text, as the API says it.
+
+    Source: k8s.io/apiserver, pkg/registry/generic/rest/response_checker.go.
+    """
+    try:
+        text = (await reply.read(_REFUSAL)).decode(errors="replace")
+    except HttpError as e:
+        text = str(e)
+    finally:
+        await opened.__aexit__(None, None, None)
+    if reply.status == 400:
+        return BadRequest(text)
+    return NotFound(text) if reply.status == 404 else InternalError.of(text)
+
+
 async def _pump(
     opened: AbstractAsyncContextManager[StreamReply], reply: StreamReply, writer: Writer, place: Place
 ) -> None:
@@ -358,25 +378,3 @@ async def _pump(
 
 def _cancel(pump: asyncio.Task[None]) -> None:
     pump.cancel()
-
-
-async def splice(one: Tunnel, other: Tunnel) -> None:
-    """Carry bytes both ways until one side ends; then both are closed."""
-
-    async def carry(source: Tunnel, sink: Tunnel) -> None:
-        while data := await source.read():
-            sink.write(data)
-            await sink.drain()
-
-    ways = {asyncio.create_task(carry(one, other)), asyncio.create_task(carry(other, one))}
-    try:
-        done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in done:
-            if error := way.exception():
-                log.debug("tunnel ended", extra={"error": str(error)})
-    finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
-        one.close()
-        other.close()

@@ -331,7 +331,9 @@ Special = Callable[[Subresources, Resource, Call], Reply]
 _GENERAL: dict[str, Special] = {"status": _part("status"), "scale": _scale}
 _SPECIAL: dict[tuple[str, str, str], Special] = {
     ("", "pods", "binding"): _bind,
+    ("", "pods", "ephemeralcontainers"): _part("ephemeralcontainers"),
     ("", "pods", "eviction"): _evict,
+    ("", "pods", "resize"): _part("resize"),
     ("", "serviceaccounts", "token"): _token,
     ("", "namespaces", "finalize"): _finalize,
     ("certificates.k8s.io", "certificatesigningrequests", "approval"): _part("approval"),

@@ -7,7 +7,6 @@ Source: k8s.io/kubernetes, pkg/kubelet/server/server.go (proxyStream); k8s.io/cr
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from havre.wire.grpc.messages import messages
 from havre.wire.http.client import Client
 from havre.wire.http.errors import HttpError, UpgradeRefused
 from havre.wire.http.message import Answer, Request, Response, Tunnel, Upgrade
+from havre.wire.http.tunnel import splice
 
 log = logging.getLogger(__name__)
 
@@ -118,25 +118,3 @@ async def passed_on(request: Request, url: str) -> Answer:
 
     chosen = [(k, v) for k, v in inner.headers.items() if k == "upgrade" or k.startswith(_NEGOTIATED)]
     return Upgrade(chosen, run)
-
-
-async def splice(one: Tunnel, other: Tunnel) -> None:
-    """Carry bytes both ways until one side ends; then both are closed."""
-
-    async def carry(source: Tunnel, sink: Tunnel) -> None:
-        while data := await source.read():
-            sink.write(data)
-            await sink.drain()
-
-    ways = {asyncio.create_task(carry(one, other)), asyncio.create_task(carry(other, one))}
-    try:
-        done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in done:
-            if error := way.exception():
-                log.debug("a passed connection ended", extra={"error": str(error)})
-    finally:
-        one.close()  # before anything is awaited: a second cancellation must not leave them open
-        other.close()
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)

@@ -55,12 +55,15 @@ class _Turn(NamedTuple):
 class Http1(Receiver):
     """One connection; adopts a transport that is already connected."""
 
-    def __init__(self, service: Service, transport: asyncio.Transport, peer: Peer | None, remote: str) -> None:
+    def __init__(
+        self, service: Service, transport: asyncio.Transport, peer: Peer | None, remote: str, port: int = 0
+    ) -> None:
         super().__init__(service.inbox)
         self.service = service
         self._transport = transport
         self._peer = peer
         self._remote = remote
+        self._port = port
         # the request being parsed
         self._parser = HttpRequestParser(self)
         self._begun = self._headed = False
@@ -277,7 +280,7 @@ class Http1(Receiver):
             self._offer(turn)
 
     def _request(self, method: str, path: str, query: str, headers: dict[str, str], body: bytes) -> Request:
-        return Request(method, path, query, headers, body, self._peer, self._remote, "HTTP/1.1")
+        return Request(method, path, query, headers, body, self._peer, self._remote, "HTTP/1.1", self._port)
 
     def _stop(self, status: int, why: str) -> None:
         self._fault = (status, why)

@@ -232,12 +232,15 @@ def _read_headers(frame: H2FrameHeaders, headers: dict[str, str]) -> int:
 class Http2(Receiver):
     """One connection; adopts a transport that is already connected."""
 
-    def __init__(self, service: Service, transport: asyncio.Transport, peer: Peer | None, remote: str) -> None:
+    def __init__(
+        self, service: Service, transport: asyncio.Transport, peer: Peer | None, remote: str, port: int = 0
+    ) -> None:
         super().__init__(service.inbox)
         self.service = service
         self._transport = transport
         self._peer = peer
         self._remote = remote
+        self._port = port
         limits = service.limits
         self._state = H2Streams(
             "server",
@@ -381,7 +384,7 @@ class Http2(Receiver):
         path, query = split_target((frame.path or "").encode())
         if wanted is None or not path:
             return False
-        head = Request(frame.method or "", path, query, exchange.headers, b"", self._peer, self._remote, "HTTP/2")
+        head = Request(frame.method or "", path, query, exchange.headers, b"", self._peer, self._remote, "HTTP/2", self._port)
         if wanted(head):
             exchange.upload = Upload(lambda count: self._upload_read(exchange.id, count))
         return exchange.upload is not None
@@ -435,7 +438,7 @@ class Http2(Receiver):
         body = b"".join(exchange.body)
         exchange.body.clear()
         exchange.frame = None
-        request = Request(frame.method or "", path, query, exchange.headers, body, self._peer, self._remote, "HTTP/2")
+        request = Request(frame.method or "", path, query, exchange.headers, body, self._peer, self._remote, "HTTP/2", self._port)
         request.upload = exchange.upload
         exchange.request = request
         if not path:
@@ -450,7 +453,7 @@ class Http2(Receiver):
         exchange.body.clear()
         if frame is not None and not exchange.closed:
             method = frame.method or "GET"
-            exchange.request = Request(method, "/", "", {}, b"", self._peer, self._remote, "HTTP/2")
+            exchange.request = Request(method, "/", "", {}, b"", self._peer, self._remote, "HTTP/2", self._port)
             self._reply(exchange, self.service.on_error(status, why))
 
     def _reply(self, exchange: _Exchange, answer: Answer) -> None:

@@ -51,6 +51,7 @@ class Request:
     peer: Peer | None  # the verified client certificate
     remote: str  # address of the other side; "" on a Unix socket
     protocol: Literal["HTTP/1.1", "HTTP/2"]
+    port: int = 0  # of the other side
     upload: Upload | None = None  # the body as it arrives, when the server was told to hand it over so; `body` is b""
 
 

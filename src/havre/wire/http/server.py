@@ -114,7 +114,7 @@ class _Arrival(Receiver):
 
     def _hand_over(self, kind: type[Http1 | Http2], peer: Peer | None) -> None:
         self._service.leave(self)
-        protocol = kind(self._service, self._transport, peer, _remote(self._transport))
+        protocol = kind(self._service, self._transport, peer, *_remote(self._transport))
         self._transport.set_protocol(protocol)
         if self._data:
             protocol.data_received(self._data)
@@ -133,9 +133,9 @@ class _Arrival(Receiver):
             self._transport.close()
 
 
-def _remote(transport: asyncio.Transport) -> str:
+def _remote(transport: asyncio.Transport) -> tuple[str, int]:
     peername = transport.get_extra_info("peername")
-    return str(peername[0]) if isinstance(peername, tuple) and peername else ""
+    return (str(peername[0]), int(peername[1])) if isinstance(peername, tuple) and peername else ("", 0)
 
 
 def plain_error(status: int, why: str) -> Response:

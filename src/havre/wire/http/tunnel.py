@@ -7,9 +7,12 @@ end of one direction ends both; on plain TCP the other side may half-close and s
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 
 from havre.wire.http.receive import Receiver, inbox
+
+log = logging.getLogger(__name__)
 
 HIGH = 256 * 1024  # bytes kept for a slow reader: 8 frames of 32 KiB, the largest that kubectl exec sends
 
@@ -102,3 +105,25 @@ class Tunnel(Receiver):
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+async def splice(one: Tunnel, other: Tunnel) -> None:
+    """Carry bytes both ways until one side ends; then both are closed."""
+
+    async def carry(source: Tunnel, sink: Tunnel) -> None:
+        while data := await source.read():
+            sink.write(data)
+            await sink.drain()
+
+    ways = {asyncio.create_task(carry(one, other)), asyncio.create_task(carry(other, one))}
+    try:
+        done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in done:
+            if error := way.exception():
+                log.debug("a tunnel ended", extra={"error": str(error)})
+    finally:
+        one.close()  # before anything is awaited: a second cancellation must not leave them open
+        other.close()
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
