@@ -2,4 +2,4 @@
 
 from havre.cli import main
 
-main()
+main(prog_name="havre")

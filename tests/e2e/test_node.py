@@ -257,3 +257,11 @@ def test_down_leaves_nothing_and_up_finds_the_world_again(web: Machine) -> None:
     web.kubectl("wait", "--for=condition=Available", "deployment/web", "--timeout=60s", seconds=70)
     address = web.get("service", "web")["spec"]["clusterIP"]
     eventually("it answers again", lambda: web.run("curl", "-sS", f"http://{address}/", check=False).returncode == 0)
+
+
+def test_uninstall_leaves_nothing_of_the_instance(web: Machine) -> None:
+    done = subprocess.run(web.havre("uninstall", "--yes"), capture_output=True, text=True, env=web.env, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert leftovers(web) == []
+    assert not web.data.exists()
+    assert not (web.home / "run").exists()

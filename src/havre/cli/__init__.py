@@ -3,6 +3,10 @@
 up, down, status   a whole instance
 run                any part, in the foreground
 kubeconfig         the file by which kubectl reaches an instance
+logs               what an instance in the background has written
+doctor             what this machine offers, what degrades
+uninstall          everything goes, the data too
+completion         what a shell needs to complete our commands
 """
 
 from __future__ import annotations
@@ -15,10 +19,14 @@ import click
 from havre import __version__
 
 COMMANDS = {  # name → module and attribute
+    "completion": "havre.cli.completion:command",
+    "doctor": "havre.cli.doctor:command",
     "down": "havre.cli.up:down",
     "kubeconfig": "havre.cli.kubeconfig:command",
+    "logs": "havre.cli.logs:command",
     "run": "havre.cli.run:command",
     "status": "havre.cli.up:status",
+    "uninstall": "havre.cli.uninstall:command",
     "up": "havre.cli.up:up",
 }
 

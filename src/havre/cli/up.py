@@ -130,15 +130,24 @@ Stop it with `havre down{own}`; what is stored stays."""
 @click.option("--keep-pods", is_flag=True, help="Leave containers and the network at work, for an upgrade of Havre.")
 def down(config_file: Path | None, data_dir: Path | None, run_dir: Path | None, *, keep_pods: bool) -> None:
     """Stop an instance that runs in the background, and its containers; what is stored stays."""
+    config = load(config_file, data_dir=data_dir, run_dir=run_dir)
+    stopped = _stop(config) if keep_pods else stop_and_remove(config)
+    click.echo("stopped" if stopped else f"nothing runs in {config.data_dir}")
+
+
+def stop_and_remove(config: Config) -> bool:
+    """Whether there was anything to stop, or to take away from the machine."""
+    stopped = _stop(config)
+    return _remove_node(config) or stopped
+
+
+def _stop(config: Config) -> bool:
     from havre.app import background
 
-    config = load(config_file, data_dir=data_dir, run_dir=run_dir)
     try:
-        stopped = background.stop(config)
+        return background.stop(config)
     except background.CannotStop as e:
         raise click.ClickException(str(e)) from e
-    removed = not keep_pods and _remove_node(config)
-    click.echo("stopped" if stopped or removed else f"nothing runs in {config.data_dir}")
 
 
 def _remove_node(config: Config) -> bool:

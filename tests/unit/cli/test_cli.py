@@ -44,7 +44,7 @@ def test_every_command_explains_itself(name: str) -> None:
     shown = call(name, "--help")
     assert shown.exit_code == 0
     assert shown.output.startswith(f"Usage: main {name}")
-    assert "--data-dir" in shown.output
+    assert "--data-dir" in shown.output or name == "completion"
 
 
 def test_the_version_says_which_api() -> None:
@@ -93,6 +93,48 @@ def test_kubeconfig_prints_the_file_or_its_place(tmp_path: Path) -> None:
     (tmp_path / "control" / "admin.kubeconfig").write_text("kind: Config\n")
     assert call("kubeconfig", "--data-dir", str(tmp_path)).output == "kind: Config\n"
     assert call("kubeconfig", "--path", "--data-dir", str(tmp_path)).output == f"{tmp_path}/control/admin.kubeconfig\n"
+
+
+def test_logs_show_the_end_of_the_log_of_one_part(tmp_path: Path) -> None:
+    lines = ["x INFO havre.control.a: one", "x INFO havre.node.b: two", "x INFO havre.node.b: three"]
+    (tmp_path / "havre.log").write_text("\n".join(lines) + "\n")
+    assert call("logs", "--data-dir", str(tmp_path), "-n", "2").output.splitlines() == lines[1:]
+    assert call("logs", "--data-dir", str(tmp_path), "--part", "control").output.splitlines() == lines[:1]
+    absent = call("logs", "--data-dir", str(tmp_path / "absent"))
+    assert (absent.exit_code, "no log in" in absent.output) == (1, True)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_learns_our_commands(shell: str) -> None:
+    script = call("completion", shell).output
+    assert "_HAVRE_COMPLETE" in script
+    completed = havre(_HAVRE_COMPLETE="bash_complete", COMP_WORDS="havre kube", COMP_CWORD="1")
+    assert completed.stdout.strip() == "plain,kubeconfig"
+
+
+def test_uninstall_asks_and_removes_everything(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    (data / "control").mkdir(parents=True)
+    (data / "control" / "state.db").write_text("x")
+    place = ["--data-dir", str(data), "--run-dir", str(tmp_path / "run")]
+    assert call("uninstall", *place).exit_code == 1  # nobody said yes
+    assert data.exists()
+    assert f"removed {data}" in call("uninstall", "--yes", *place).output
+    assert not data.exists()
+    assert "nothing to remove" in call("uninstall", "--yes", *place).output
+
+
+def test_the_doctor_names_what_is_missing_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        shown = call("doctor", "--data-dir", str(tmp_path), "--registry-port", str(port))
+    assert shown.exit_code == 1
+    assert "MISSING conmon" in shown.output
+    assert "→ apt-get install conmon" in shown.output
+    assert "→ stop what listens there, or choose another --registry-port" in shown.output
 
 
 # processes
