@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -144,7 +145,11 @@ async def call(command: list[str], given: bytes = b"") -> tuple[bytes, bytes, in
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
     out, err = await asyncio.wait_for(process.communicate(given), 30)
-    return out, err, process.returncode
+    return out, _RACE.sub(b"", err), process.returncode
+
+
+# On a busy machine a client may read the server's greeting (empty, as upstream's) before it knows its own streams.
+_RACE = re.compile(rb"E.*Unknown stream id 1, discarding message\n")
 
 
 async def test_output_errors_and_the_exit_code_arrive(kubectl: list[str]) -> None:

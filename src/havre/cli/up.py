@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 @instance
 @settings
 @click.option("--detach", is_flag=True, help="Return when everything is ready; go on in the background.")
+@click.option(
+    "--successor/--no-successor",
+    default=True,
+    help="Whether a child takes the place of a killed supervisor; systemd does that better.",
+)
 @click.option("--ready-fd", type=int, hidden=True, help="Where to say what starts; an empty line when ready.")
 def up(
     config_file: Path | None,
     data_dir: Path | None,
     run_dir: Path | None,
+    *,
     detach: bool,
+    successor: bool,
     ready_fd: int | None,
     **chosen: Any,
 ) -> None:
@@ -44,7 +51,7 @@ def up(
         return
     arguments = _arguments(config_file, data_dir=config.data_dir, run_dir=config.run_dir, **chosen)
     if not detach or ready_fd is not None:  # HAVRE_UP_DETACH is set for the instance in the background too
-        _supervise(config, arguments, ready_fd)
+        _supervise(config, [sys.executable, "-m", "havre", "up", *arguments] if successor else [], ready_fd)
         return
     try:
         background.start(config, arguments, click.echo)
@@ -60,8 +67,8 @@ def _arguments(config_file: Path | None, *, with_node: bool | None, **chosen: An
     return [*flags, *(f"--{key.replace('_', '-')}={value}" for key, value in pairs.items() if value is not None)]
 
 
-def _supervise(config: Config, arguments: list[str], ready_fd: int | None) -> None:
-    """Everything, a process per promise, until a signal."""
+def _supervise(config: Config, again: list[str], ready_fd: int | None) -> None:
+    """Everything, a process per promise, until a signal; `again` is the command of a successor."""
     from havre.app import log
     from havre.app.parts import StartFailed
     from havre.app.processes import processes
@@ -69,8 +76,6 @@ def _supervise(config: Config, arguments: list[str], ready_fd: int | None) -> No
 
     log.setup()
     say, ready = _teller(ready_fd)
-
-    again = [sys.executable, "-m", "havre", "up", *arguments]
     try:
         Supervisor(processes(config), config, again).run(say, ready)
     except StartFailed as e:
