@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
@@ -99,7 +100,7 @@ class Monkey:
     def create(self, number: int) -> None:
         self.made += 1
         name = f"p{number}-{self.made}"
-        extra = self.dice.choice([{}, {"shareProcessNamespace": True}, {"hostNetwork": True}])
+        extra: dict[str, Any] = self.dice.choice([{}, {"shareProcessNamespace": True}, {"hostNetwork": True}])
         self._api("create", pod(name, **extra))
         self.wanted.add(name)
 
@@ -119,7 +120,9 @@ class Monkey:
         """A new image: its layers are received, pulled and unpacked while the node dies."""
         name = f"127.0.0.1:5000/new{number}:1"
         source = self.host.home / f"new{number}.tar"
-        images.archive(source, "registry.example/new:1", files={"etc/new": f"{number}\n" * 400_000}, cmd=("sleep", "1d"))
+        images.archive(
+            source, "registry.example/new:1", files={"etc/new": f"{number}\n" * 400_000}, cmd=("sleep", "1d")
+        )
         until = time.monotonic() + 30
         while True:
             try:
@@ -143,9 +146,7 @@ class Monkey:
         eventually(f"{verb} {obj['metadata']['name']}", done, 30)
 
     def _retried(self, *arguments: str) -> None:
-        eventually(
-            " ".join(arguments), lambda: self.host.run("kubectl", *arguments, check=False).returncode == 0, 30
-        )
+        eventually(" ".join(arguments), lambda: self.host.run("kubectl", *arguments, check=False).returncode == 0, 30)
 
     def rest(self) -> None:
         """Everything that was begun is asked for."""
@@ -179,7 +180,7 @@ def processes(word: str, program: str) -> set[int]:
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 arguments = (entry / "cmdline").read_bytes().split(b"\0")
-                if os.path.basename(arguments[0]) == program.encode() and word.encode() in b"\0".join(arguments):
+                if arguments[0].rpartition(b"/")[2] == program.encode() and word.encode() in b"\0".join(arguments):
                     found.add(int(entry.name))
     return found
 
@@ -191,21 +192,19 @@ def names(directory: Path) -> set[str]:
         return set()
 
 
-def oddities(host: Machine) -> list[str]:
+async def oddities(host: Machine) -> list[str]:
     """All that the pods of the API do not explain."""
+    return compared(host, *await _listed(host.home / "run/containerd.sock"))
+
+
+def compared(host: Machine, containers: set[str], running: set[str], sandboxes: set[str]) -> list[str]:
     pods = host.get("pods", "-A")["items"]
     uids = {p["metadata"]["uid"] for p in pods}
-    containers, running, sandboxes = asyncio.run(_listed(host.home / "run/containerd.sock"))
     own_network = {p["metadata"]["uid"] for p in pods if not p["spec"].get("hostNetwork")}
     mounted = [line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     mounted = [point for point in mounted if point.startswith(f"{host.home}/")]
     links = subprocess.run(["ip", "-n", host.name, "-br", "link"], capture_output=True, text=True, check=True).stdout
-    groups = [p.name for p in Path("/sys/fs/cgroup").rglob("pod*-*-*-*-*") if any(u in p.name for u in uids)]
-    strange_groups = [
-        str(p)
-        for p in Path("/sys/fs/cgroup").rglob("pod*-*-*-*-*")
-        if p.name.removeprefix("pod") not in uids and instance(host) in p.parts
-    ]
+    groups = cgroups(host)
     data, run = host.data / "runtime", host.home / "run"
     checks = {
         "one container in each pod": (len(running), len(pods)),
@@ -223,8 +222,7 @@ def oddities(host: Machine) -> list[str]:
         "volumes": (names(host.data / "agent/pods"), uids),
         "logs": (len(names(host.data / "logs")), len(pods)),
         "mounts of strange pods": ([p for p in mounted if "/agent/pods/" in p and not any(u in p for u in uids)], []),
-        "cgroups": (bool(groups) or not pods, True),
-        "strange cgroups": (strange_groups, []),
+        "cgroups": (groups - sandboxes, {f"pod{uid}" for uid in uids} | running),  # a pause process has its sandbox's
         "doubled mounts": (sorted({p for p in mounted if mounted.count(p) > 1}), []),
         "commands left": (processes(str(host.home), "crun") | processes("3000000", "head"), set()),
     }
@@ -236,13 +234,19 @@ def instance(host: Machine) -> str:
     return next(iter(names(host.home / "run/bpf") - {"maps.debug", "progs.debug"}), "-")
 
 
+def cgroups(host: Machine) -> set[str]:
+    """Names of all groups of pods and containers, in whatever hierarchy."""
+    trees = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+    tops = [tree / instance(host) / "kubepods" for tree in trees]
+    below = {name for top in tops for _, directories, _ in os.walk(top) for name in directories}
+    return below - {"burstable", "besteffort"}
+
+
 def settle(host: Machine, wanted: set[str]) -> None:
     def there() -> bool:
         done = host.run("kubectl", "get", "pods", "-o", "json", check=False)
         if done.returncode:
             return False
-        import json
-
         items = json.loads(done.stdout)["items"]
         ready = {
             p["metadata"]["name"]
@@ -254,26 +258,71 @@ def settle(host: Machine, wanted: set[str]) -> None:
     eventually(f"the pods are {sorted(wanted)}", there, SETTLED)
 
 
-def test_nothing_is_lost_and_nothing_is_left_when_the_node_dies_at_any_moment(host: Machine) -> None:
+async def test_nothing_is_lost_and_nothing_is_left_when_the_node_dies_at_any_moment(host: Machine) -> None:
     host.apply(pod("witness"))
     settle(host, {"witness"})
     before = host.get("pod", "witness")["status"]["containerStatuses"][0]
     monkey = Monkey(host, SEED)
-    print(f"HAVRE_CHAOS_SEED={SEED}")  # shown when it fails
     for number in range(ROUNDS):
         monkey.round(number)
     monkey.rest()
     settle(host, {"witness"} | monkey.wanted)
     after = host.get("pod", "witness")["status"]["containerStatuses"][0]
     assert (after["containerID"], after["restartCount"]) == (before["containerID"], 0)
-    eventually_exact(host)
+    await eventually_exact(host)
     host.kubectl("delete", "pods", "--all", "--wait=false")
     settle(host, set())
-    eventually_exact(host)
+    await eventually_exact(host)
 
 
-def eventually_exact(host: Machine) -> None:
+async def eventually_exact(host: Machine) -> None:
     until = time.monotonic() + 30
-    while found := oddities(host):
-        assert time.monotonic() < until, "\n".join(found) + host.last_words()
-        time.sleep(0.2)
+    while found := await oddities(host):
+        assert time.monotonic() < until, f"HAVRE_CHAOS_SEED={SEED}:\n" + "\n".join(found) + host.last_words()
+        await asyncio.sleep(0.2)
+
+
+def test_a_full_disk_stops_nothing_says_what_is_wrong_and_lets_go(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    disk = tmp_path / "data"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", disk], check=True)
+    try:
+        with machine(tmp_path) as host:
+            source = images.archive(tmp_path / "talk.tar", "registry.example/talk:1", cmd=("sh", "-c", TALK))
+            images.push(source, "127.0.0.1:5000/talk:1", *host.inside)
+            host.apply(pod("talker", "127.0.0.1:5000/talk:1"))
+            settle(host, {"talker"})
+            fill(disk / "rest")
+            refused = host.run("kubectl", "create", "configmap", "no", "--from-literal=a=b", check=False)
+            assert "disk is full; nothing was written" in refused.stderr
+            assert host.kubectl("exec", "talker", "--", "echo", "still here") == "still here\n"
+            assert host.get("pods")["items"][0]["metadata"]["name"] == "talker"
+            (disk / "rest").unlink()
+            host.apply(pod("later", "127.0.0.1:5000/talk:1"))
+            settle(host, {"talker", "later"})
+            assert host.get("pod", "talker")["status"]["containerStatuses"][0]["restartCount"] == 0
+            host.kubectl("logs", "talker", "--tail=1")
+            fill(disk / "rest")
+            started = time.monotonic()
+            host.down()  # a machine whose disk is full can be taken down
+            assert time.monotonic() - started < 30
+            (disk / "rest").unlink()
+            host.up()
+            settle(host, {"talker", "later"})
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+TALK = "while :; do echo 'some words that fill a log line by line'; sleep 0.05; done"
+
+
+def fill(path: Path) -> None:
+    """To the last byte."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    try:
+        for size in (1 << 20, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(file, bytes(size))
+    finally:
+        os.close(file)

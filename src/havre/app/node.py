@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from havre.node.network.pods import PodNetwork
     from havre.node.runtime.serve import Runtime
 
+LONGEST_PATH = 4096  # bytes, PATH_MAX
 SERVICE_ACCOUNT = GVK("", "v1", "ServiceAccount")
 
 
@@ -65,6 +66,7 @@ async def remove(config: Config) -> None:
     await machine.network.destroy()
     await machine.datapath.destroy()
     await asyncio.to_thread(_remove_rest, config)
+    os.close(machine.lock)
 
 
 def _remove_rest(config: Config) -> None:
@@ -85,6 +87,7 @@ class _Machine:
     datapath: Datapath
     network: PodNetwork
     runtime: Runtime
+    lock: int  # of the run directory
 
     @classmethod
     async def open(cls, config: Config) -> _Machine:
@@ -94,15 +97,23 @@ class _Machine:
         from havre.node.network.errors import NetworkError
         from havre.node.runtime.errors import RuntimeFault
 
+        lock = -1
         try:
-            return await cls._open(config)
-        except (RuntimeFault, NetworkError, ImportError) as e:  # ImportError: a library of Debian's is missing
-            raise StartFailed(str(e)) from e
-        except OSError as e:
-            raise StartFailed(f"start a node: {e.strerror or e}") from e
+            lock = await asyncio.to_thread(claimed, config.run_dir, config.data_dir)
+            return await cls._open(config, lock)
+        except BaseException as e:
+            if lock >= 0:
+                os.close(lock)
+            if isinstance(
+                e, RuntimeFault | NetworkError | ImportError
+            ):  # ImportError: a library of Debian's is missing
+                raise StartFailed(str(e)) from e
+            if isinstance(e, OSError):
+                raise StartFailed(f"start a node: {e.strerror or e}") from e
+            raise
 
     @classmethod
-    async def _open(cls, config: Config) -> _Machine:
+    async def _open(cls, config: Config, lock: int) -> _Machine:
         from havre.node.network.datapath import Datapath
         from havre.node.network.pods import PodNetwork
         from havre.node.runtime.serve import Config as RuntimeConfig
@@ -130,12 +141,34 @@ class _Machine:
             failed.push_async_callback(network.close)
             started = await serve(settings, network)
             failed.pop_all()
-        return cls(datapath, network, started)
+        return cls(datapath, network, started, lock)
 
     async def close(self) -> None:
         await self.runtime.close()
         await self.network.close()
         self.datapath.close()
+        os.close(self.lock)
+
+
+def claimed(run: Path, data: Path) -> int:
+    """The lock of a run directory, for one data directory. Taken before anything is looked at: to an instance with
+    another data directory, all pods whose links and namespaces are in there would be nobody's, and removed.
+
+    Raises Precondition."""
+    from havre.node.runtime.errors import Precondition
+    from havre.node.runtime.serve import claim
+
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = claim(run / "node.lock")
+    owner = os.pread(lock, LONGEST_PATH, 0)
+    if owner and owner != os.fsencode(data):
+        os.close(lock)
+        raise Precondition(
+            f"{run} holds what the instance of {os.fsdecode(owner)} has made; take that down first, "
+            "or choose another --run-dir"
+        )
+    os.pwrite(lock, os.fsencode(data), 0)
+    return lock
 
 
 async def _serving(config: Config, stack: AsyncExitStack) -> _Machine:
@@ -169,9 +202,10 @@ async def _network_services(config: Config, address: str, machine: _Machine, sta
     )
     uplinks = Uplinks(config.instance, machine.datapath)
     nodes = (address, config.gateway)
+    own = (config.api_port, config.agent_port, config.dns_port, config.registry_port)
     works: dict[str, Callable[[], Awaitable[None]]] = {
         "uplinks": uplinks.run,
-        "services": partial(services.run, api, machine.datapath, nodes, network, uplinks),
+        "services": partial(services.run, api, machine.datapath, nodes, network, uplinks, own),
         "dns": partial(dns.run, api, settings, started=answering),
     }
     await stack.enter_async_context(kept_running(works))

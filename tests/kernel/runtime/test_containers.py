@@ -357,3 +357,15 @@ async def test_a_terminal_is_one(node: Node) -> None:
     )
     assert [line.rstrip("\r") for line in log] == ["tty", "xterm"]
     assert status.exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["dev", "proc", "sys"])
+async def test_an_image_whose_dev_is_a_link_makes_nothing_on_the_machine(node: Node, name: str) -> None:
+    """crun 1.8 alone would make /dev/null and its like wherever the link points."""
+    outside = node.root / "outside"
+    outside.mkdir()
+    members = [directory(str(outside)[1:]), symlink(str(outside), name)]
+    await node.runtime.images.import_archive(image(node.root / "evil.tar", "registry.example/evil:1", members))
+    with pytest.raises(GrpcError, match=f"/{name} must be a directory"):
+        await node.run(await node.sandbox(), node.container("id", image="registry.example/evil:1"))
+    assert list(outside.iterdir()) == []

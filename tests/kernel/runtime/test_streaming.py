@@ -144,7 +144,7 @@ async def test_exec_in_a_container_that_ended_is_refused(node: Node) -> None:
 
 async def test_nothing_is_left_of_an_exec(node: Node, container: str) -> None:
     await node.exec(container, "true")
-    assert list((node.config.containers / container / "exec").iterdir()) == []
+    assert list(node.config.execs.iterdir()) == []
 
 
 # Exec

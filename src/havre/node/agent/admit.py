@@ -2,7 +2,8 @@
 
 The scheduler asks the same questions before; this is for pods that were bound by hand, or in a race.
 
-Source: k8s.io/kubernetes pkg/kubelet/lifecycle/predicate.go, pkg/scheduler/framework/plugins.
+Source: k8s.io/kubernetes pkg/kubelet/lifecycle/predicate.go, pkg/kubelet/sysctl/safe_sysctls.go,
+pkg/scheduler/framework/plugins.
 """
 
 from __future__ import annotations
@@ -17,6 +18,22 @@ from havre.node.agent.specs import all_containers, on_host_network
 from havre.node.agent.status import Verdict
 
 _NATIVE = ("cpu", "memory", "ephemeral-storage")
+_SAFE_SYSCTLS = frozenset(
+    (
+        "kernel.shm_rmid_forced",
+        "net.ipv4.ip_local_port_range",
+        "net.ipv4.ip_local_reserved_ports",
+        "net.ipv4.ip_unprivileged_port_start",
+        "net.ipv4.ping_group_range",
+        "net.ipv4.tcp_fin_timeout",
+        "net.ipv4.tcp_keepalive_intvl",
+        "net.ipv4.tcp_keepalive_probes",
+        "net.ipv4.tcp_keepalive_time",
+        "net.ipv4.tcp_rmem",
+        "net.ipv4.tcp_syncookies",
+        "net.ipv4.tcp_wmem",
+    )
+)
 _TESTS = {
     "In": lambda value, values: value is not None and value in values,
     "NotIn": lambda value, values: value is None or value not in values,
@@ -40,12 +57,28 @@ def refusal(pod: Obj, node: Obj, others: Sequence[Obj]) -> Verdict | None:
             "UnsupportedUserNamespaces", "this node cannot run pods in user namespaces; drop hostUsers: false"
         )
     return (
-        _short(pod, node, others)
+        _unsafe_sysctl(pod)
+        or _short(pod, node, others)
         or _elsewhere(pod, node)
         or _ports_taken(pod, others)
         or _untolerated(pod, node)
         or None
     )
+
+
+def _unsafe_sysctl(pod: Obj) -> Verdict | None:
+    """Only settings that a pod can turn for itself alone and that cannot exhaust the machine."""
+    spec = pod["spec"]
+    for sysctl in (spec.get("securityContext") or {}).get("sysctls") or ():
+        name = sysctl["name"].replace("/", ".")
+        why = "" if name in _SAFE_SYSCTLS else "not allowlisted"
+        if name.startswith("net.") and on_host_network(pod):
+            why = "not allowed with host net enabled"
+        elif name.startswith("kernel.") and spec.get("hostIPC"):
+            why = "not allowed with host ipc enabled"
+        if why:
+            return Verdict("SysctlForbidden", f'forbidden sysctl: "{name}" {why}')
+    return None
 
 
 def _short(pod: Obj, node: Obj, others: Sequence[Obj]) -> Verdict | None:

@@ -23,6 +23,7 @@ from havre.node.agent.resources import MIN_SHARES, PERIOD, Limits, weight
 ROOT: Final = Path("/sys/fs/cgroup")
 QUALITIES: Final = {"Guaranteed": "", "Burstable": "burstable", "BestEffort": "besteffort"}
 _CONTROLLERS: Final = ("cpu", "memory", "pids")  # v2: given to the groups below
+POD_PROCESSES: Final = 16_384  # processes and threads of one pod; a large Java server has 2,000
 _EMPTY_SECONDS: Final = 5.0  # until killed processes have left their group
 _PAUSE: Final = 0.01
 
@@ -125,7 +126,8 @@ class Cgroups:
             if limits.memory is not None:
                 _write(group / "memory.limit_in_bytes", limits.memory)
         for tree in self._trees("pids"):
-            _made(tree, parent)
+            _write(_made(tree, parent) / "pids.max", pod_processes())
+            _write(tree / self.instance / "kubepods" / "pids.max", all_processes())
 
     def _ensure_v2(self, parent: str, limits: Limits) -> None:
         group = self.root
@@ -139,6 +141,24 @@ class Cgroups:
             _write(group / "cpu.max", f"{limits.cpu_quota} {PERIOD}")
         if limits.memory is not None:
             _write(group / "memory.max", limits.memory)
+        _write(group / "pids.max", pod_processes())
+        _write(self.root / self.instance / "kubepods" / "pids.max", all_processes())
+
+
+def machine_processes() -> int:
+    """How many processes and threads the kernel can have."""
+    limits = (Path("/proc/sys/kernel/pid_max"), Path("/proc/sys/kernel/threads-max"))
+    return min(int(limit.read_text()) for limit in limits)
+
+
+def pod_processes() -> int:
+    """Of one pod: a fork bomb ends here and leaves room for the others."""
+    return min(POD_PROCESSES, machine_processes() // 4)
+
+
+def all_processes() -> int:
+    """Of all pods together: the rest is for the machine itself, so that somebody can log in."""
+    return machine_processes() * 3 // 4
 
 
 def _made(tree: Path, parent: str) -> Path:

@@ -136,7 +136,7 @@ class Endpoint:
         user = await self._user(request)
         if user is None:
             raise Refused(401, "Unauthorized")
-        verb, subresources = _VERBS.get(request.method, ""), subresources_of(request.path)
+        verb, subresources = verb_of(request.method, request.path), subresources_of(request.path)
         for subresource in subresources:
             if await self._decided((user, verb, subresource), partial(self.authorize, user, verb, subresource)):
                 return
@@ -300,6 +300,12 @@ async def serve(endpoint: Endpoint, *, host: str, port: int, certificate: Path, 
     return await listen(endpoint.answer, host=host, port=port, ssl=context)
 
 
+def verb_of(method: str, path: str) -> str:
+    """A command in a pod is never a mere `get`: a WebSocket begins with GET, and collectors of metrics may get all."""
+    first = unquote(path.strip("/").partition("/")[0])  # as the path is read when the request is carried out
+    return "create" if first in _ACTS else _VERBS.get(method, "")
+
+
 def subresources_of(path: str) -> tuple[str, ...]:
     """Of the node, any of which admits: `/stats/summary` is nodes/stats, what nothing else fits is nodes/proxy."""
 
@@ -311,6 +317,7 @@ def subresources_of(path: str) -> tuple[str, ...]:
     return (fine, coarse) if fine else (coarse,)
 
 
+_ACTS: Final = ("exec", "attach", "run", "portForward")
 _FINE: Final = (("/pods", "pods"), ("/healthz", "healthz"), ("/configz", "configz"), ("/runningpods", "pods"))
 _COARSE: Final = (("/stats", "stats"), ("/metrics", "metrics"), ("/logs", "log"), ("/checkpoint", "checkpoint"))
 

@@ -115,7 +115,7 @@ def _origin(
     """The value that `valueFrom` names; None if it is optional and absent."""
     try:
         if ref := origin.get("fieldRef"):
-            return field_value(pod, ref["fieldPath"], ips)
+            return field_value(pod, ref["fieldPath"], ips, _addresses(node))
         if ref := origin.get("resourceFieldRef"):
             holder = container_of(pod, ref["containerName"]) if ref.get("containerName") else container
             return resource_value(holder, ref, ((node or {}).get("status") or {}).get("allocatable") or {})
@@ -129,6 +129,11 @@ def _origin(
         value = _key(pod, ref, data, "Secret")
         return None if value is None else _decoded(value, ref["key"], ref)
     return ""
+
+
+def _addresses(node: Obj | None) -> list[str]:
+    addresses = ((node or {}).get("status") or {}).get("addresses") or ()
+    return [one["address"] for one in addresses if one["type"] == "InternalIP"]
 
 
 def _key(pod: Obj, ref: Obj, data: Mapping[str, str], kind: str) -> str | None:

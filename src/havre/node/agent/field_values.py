@@ -20,8 +20,8 @@ class FieldError(ValueError):
     """A reference to a field or an amount that does not exist; the words are kubelet's."""
 
 
-def field_value(pod: Obj, path: str, ips: Sequence[str] = ()) -> str:
-    """The value of `path`; `ips` are the pod's addresses as the runtime knows them, before its status does."""
+def field_value(pod: Obj, path: str, ips: Sequence[str] = (), hosts: Sequence[str] = ()) -> str:
+    """The value of `path`; `ips` are the pod's addresses and `hosts` the node's, known before the pod's status."""
     if found := _keyed(path):
         held = labels_of(pod) if found[1] == "labels" else annotations_of(pod)
         return held.get(found[2], "")
@@ -38,9 +38,9 @@ def field_value(pod: Obj, path: str, ips: Sequence[str] = ()) -> str:
         case "spec.serviceAccountName":
             return str(spec.get("serviceAccountName", ""))
         case "status.hostIP":
-            return str(status.get("hostIP", ""))
+            return hosts[0] if hosts else str(status.get("hostIP", ""))
         case "status.hostIPs":
-            return ",".join(one["ip"] for one in status.get("hostIPs") or ()) or str(status.get("hostIP", ""))
+            return ",".join(hosts or [one["ip"] for one in status.get("hostIPs") or ()])
         case "status.podIP":
             return ips[0] if ips else str(status.get("podIP", ""))
         case "status.podIPs":

@@ -25,6 +25,7 @@ from havre.node.agent.host_files import ClusterDns, hosts, parse_resolver, resol
 from havre.node.agent.protocol import GivenError, Inputs, VolumeError
 from havre.node.agent.specs import on_host_network, uid_of
 from havre.node.agent.volumes import Volumes
+from havre.node.agent.volumes.places import Mount
 
 CONFIG_MAP: Final = GVK("", "v1", "ConfigMap")
 SECRET: Final = GVK("", "v1", "Secret")
@@ -53,10 +54,11 @@ class PodInputs:
         self._cluster = dns
         self._resolv_conf = resolv_conf
         self._host_dns = Dns()
+        self._mounted: dict[str, dict[str, Mount]] = {}  # uid: the volumes as they were prepared
 
     async def prepare(self, pod: Obj) -> None:
         self._host_dns = await asyncio.to_thread(self._read_host_dns)
-        await self._volumes.mount(pod)
+        self._mounted[uid_of(pod)] = await self._volumes.mount(pod)
 
     def _read_host_dns(self) -> Dns:
         try:
@@ -71,7 +73,8 @@ class PodInputs:
         try:
             sources = await self._sources(pod, container)
             variables = environment(pod, container, sources, self._services(), self._node(), ips=ips)
-            mounts = [m.cri() for m in await self._volumes.container_mounts(pod, container, dict(variables))]
+            known = self._mounted.get(uid_of(pod))
+            mounts = [m.cri() for m in await self._volumes.container_mounts(pod, container, dict(variables), known)]
         except (ApiError, VolumeError) as error:
             raise GivenError(str(error)) from error
         return Inputs(variables, [*mounts, *await asyncio.to_thread(self._files, pod, container, ips)])
@@ -108,6 +111,7 @@ class PodInputs:
         return path
 
     async def release(self, uid: str) -> None:
+        self._mounted.pop(uid, None)
         await self._volumes.unmount(uid)
 
     async def leftovers(self) -> set[str]:

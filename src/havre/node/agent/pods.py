@@ -20,6 +20,7 @@ from havre.machinery.api import Api, Ref
 from havre.machinery.informer import Handlers, Informer
 from havre.node.agent.admit import refusal
 from havre.node.agent.cri import Runtime, RuntimeFault
+from havre.node.agent.node import NODE
 from havre.node.agent.resources import burstable_shares
 from havre.node.agent.specs import is_finished, uid_of
 from havre.node.agent.status import Verdict
@@ -38,7 +39,9 @@ class Pods:
     """All methods belong to the thread of the event loop."""
 
     def __init__(self, api: Api, runtime: Runtime, node_name: str, node: Callable[[], Obj]) -> None:
+        self._api = api
         self._runtime = runtime
+        self._node_name = node_name
         self._node = node
         self._workers: dict[str, Worker] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -76,9 +79,13 @@ class Pods:
         for worker in self._workers.values():
             worker.wake()
 
-    def refuse(self, pod: Obj) -> Verdict | None:
-        """Whether the pod fits beside those that the node has taken."""
-        return refusal(pod, self._node(), self._taken())
+    async def refuse(self, pod: Obj) -> Verdict | None:
+        """Whether the pod fits beside those that the node has taken. Raises ApiError."""
+        if refusal(pod, self._node(), self._taken()) is None:
+            return None
+        # somebody may have labelled the node after we last read it, and the scheduler knew
+        node = await self._api.get(Ref(NODE, "", self._node_name))
+        return refusal(pod, node or self._node(), self._taken())
 
     def _taken(self) -> list[Obj]:
         return [

@@ -18,7 +18,7 @@ from havre.wire.grpc.channel import Channel
 from havre.wire.grpc.errors import GrpcError
 from havre.wire.grpc.messages import messages
 from havre.wire.http.client import Client
-from havre.wire.http.errors import HttpError, UpgradeRefused
+from havre.wire.http.errors import UpgradeRefused
 from havre.wire.http.message import Answer, Request, Response, Tunnel, Upgrade
 from havre.wire.http.tunnel import splice
 
@@ -104,9 +104,10 @@ async def passed_on(request: Request, url: str) -> Answer:
     try:
         inner = await client.upgrade(request.method, target, headers=headers)
     except UpgradeRefused as error:
+        await client.close()
         kept = [(k, v) for k, v in error.headers.items() if k not in _HOP_BY_HOP]
         return Response(error.status, kept, error.body)
-    except HttpError:
+    except BaseException:  # also when the client leaves at this moment
         await client.close()
         raise
 

@@ -14,7 +14,8 @@ import logging
 import random
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +79,7 @@ class Parts:
     domain: str
     host_ips: tuple[str, ...]
     tell: Callable[[Obj, Note], None]
-    refuse: Callable[[Obj], Verdict | None]  # whether the node takes a pod that it has not run yet
+    refuse: Callable[[Obj], Awaitable[Verdict | None]]  # whether the node takes a pod that it has not run yet
     clock: Callable[[], float] = time.time
 
 
@@ -194,7 +195,7 @@ class Worker:
         return replace(seen, containers=tuple(told.get(c.id, c) for c in seen.containers))
 
     async def _admit(self, pod: Obj, seen: Seen) -> bool:
-        verdict = self._parts.refuse(pod)
+        verdict = await self._parts.refuse(pod)
         if verdict is None:
             self.admitted = True
             return True
@@ -217,14 +218,15 @@ class Worker:
 
     async def _sync(self, pod: Obj, seen: Seen, new: Obj) -> float:
         todo = plan(pod, seen)
-        reported = await self._try_report(new)
         self._tell_waits(pod, todo.steps)
         steps = self._due(pod, todo.steps)
         if not steps:
+            reported = await self._try_report(new)
             await self._refresh(pod)
             return min(self._next(pod, todo.again), RESYNC if reported else RETRY[0])
-        await self._prepare(pod)
-        await self._take(pod, seen, steps)
+        async with self._reporting(new):
+            await self._prepare(pod)
+            await self._take(pod, seen, steps)
         return 0.0
 
     def _tell_waits(self, pod: Obj, steps: Sequence[Step]) -> None:
@@ -444,10 +446,9 @@ class Worker:
         parts = self._parts
         if facts.verdict is not None and not is_finished(pod) and not is_deleted(pod):
             parts.tell(pod, Note(facts.verdict.reason, facts.verdict.message))
-        if seen.running():
-            await self._try_report(status(pod, seen, facts))
         if seen.running() or any(box.ready for box in seen.sandboxes):
-            await self._stop(pod, seen)
+            async with self._reporting(status(pod, seen, facts) if seen.running() else None):
+                await self._stop(pod, seen)
             seen = await self._look()
             if still := [c.id for c in seen.running()]:
                 raise RuntimeFault("FAILED_PRECONDITION", f"containers still run after they were stopped: {still}")
@@ -465,8 +466,8 @@ class Worker:
         return RESYNC * 10
 
     async def _free(self) -> None:
-        await self._parts.giver.release(self.uid)
-        await asyncio.to_thread(self._parts.cgroups.remove, self.uid)
+        cgroups = asyncio.to_thread(self._parts.cgroups.remove, self.uid)
+        await asyncio.gather(self._parts.giver.release(self.uid), cgroups)
 
     async def _give_back(self, seen: Seen) -> None:
         """Remove what is still there of it, then the object itself: so nothing can be left that nobody knows of."""
@@ -503,6 +504,20 @@ class Worker:
             self.over = True
 
     # reporting
+
+    @asynccontextmanager
+    async def _reporting(self, new: Obj | None) -> AsyncIterator[None]:
+        """Report while the work inside goes on: an answer takes 10 ms, most of them for the API server's disk."""
+        task = asyncio.create_task(self._try_report(new)) if new is not None else None
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task is not None:
+                task.cancel()
+            raise
+        finally:
+            if task is not None:
+                await task
 
     async def _try_report(self, new: Obj) -> bool:
         """A pod is looked after also while the API does not answer. Whether it was told."""

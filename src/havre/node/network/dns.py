@@ -63,6 +63,7 @@ MOST_AT_ONCE = 64  # datagrams per wake-up, 1–3 ms: then others have their tur
 MOST_WAITING = 1_000  # questions for the forwarder; more are answered with SERVFAIL
 MOST_KEPT = 10_000  # answers ready to send, under 600 bytes each with their question
 LONGEST_KEPT = 300  # bytes of a question that is worth keeping
+MOST_KNOWN = 4_096  # clients; a pod network of /20 has as many
 MOST_CONNECTIONS = 256  # over TCP
 IDLE = 10.0  # seconds between two questions of one connection
 LONGEST_BACKOFF = 30.0
@@ -213,6 +214,7 @@ class Server:
     def __init__(self, config: Config, forwarder: Forwarder | None = None) -> None:
         self._config = config
         self._kept: dict[bytes, bytes] = {}
+        self._known: dict[str, bool] = {}  # address of a client → whether it is one of ours
         zone = Zone(config.domain, (config.pods, config.services), config.service_ip, self._kept.clear)
         ours = (str(config.gateway), config.service_ip)
         self.responder = Responder(zone, forwarder or Forwarder(config.resolv_conf, ours))
@@ -230,11 +232,11 @@ class Server:
 
     async def open(self, sockets: Sockets | None = None) -> None:
         """Listen; on sockets that are bound already, if there are any. Raises NetworkError."""
-        where = str(self._config.gateway), self._config.port
-        udp, tcp = sockets or await asyncio.to_thread(bound, *where)
-        self._udp = udp
+        if sockets is None:
+            sockets = await asyncio.to_thread(bound, str(self._config.gateway), self._config.port)
+        self._udp, tcp = sockets
         self._tcp = await asyncio.start_server(self._converse, sock=tcp, backlog=128)
-        asyncio.get_running_loop().add_reader(udp.fileno(), self._read)
+        asyncio.get_running_loop().add_reader(self._udp.fileno(), self._read)
 
     async def close(self) -> None:
         if self._udp is not None:
@@ -259,6 +261,8 @@ class Server:
         for _ in range(MOST_AT_ONCE):
             try:
                 data, sender = receive(LONGEST_MESSAGE)
+                if not (self._known.get(sender[0]) or self._is_ours(sender[0])):
+                    continue
                 known = kept.get(data[2:])
                 if known is not None:
                     self.responder.counts.kept += 1
@@ -274,6 +278,17 @@ class Server:
                 return
             except OSError as error:  # an unreachable client must not stop the others
                 log.debug("answer was not sent", extra={"error": str(error)})
+
+    def _is_ours(self, address: str) -> bool:
+        """Pods, and this machine, which speaks to the gateway address from that address. A machine that routes to us
+        from outside gets no answer: it could be forged, and we would be its amplifier."""
+        known = self._known.get(address)
+        if known is None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            asker = IPv4Address(address)
+            known = self._known[address] = asker in self._config.pods or asker.is_loopback
+        return known
 
     def _keep(self, data: bytes, answer: bytes) -> None:
         """The same question gets the same answer until the zone changes, if it is the zone's and has one order only."""
@@ -300,6 +315,9 @@ class Server:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Questions and answers, one after the other, each behind its length."""
+        if not self._is_ours(writer.get_extra_info("peername")[0]):
+            writer.transport.abort()
+            return
         self._connections += 1
         task = asyncio.current_task()
         assert task is not None

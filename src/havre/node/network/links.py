@@ -170,13 +170,6 @@ def uplink_mtu(kernel: Connection) -> int:
     return max(LEAST_MTU, min(MOST_MTU, found.get(default.device, ETHERNET_MTU)))
 
 
-def uplinks(kernel: Connection) -> list[int]:
-    """The devices of the default routes, the preferred first."""
-    known = route.read_routes(kernel.dump(route.routes()))
-    default = [r for r in known if r.to.prefixlen == 0 and r.table == route.MAIN and r.device]
-    return [*dict.fromkeys(r.device for r in sorted(default, key=lambda r: r.metric))]
-
-
 def add_gateway(kernel: Connection, gateway: IPv4Address) -> None:
     """The address that pods know this machine by."""
     kernel.run(route.bring_up(LOOPBACK), route.add_address(LOOPBACK, gateway, 32))

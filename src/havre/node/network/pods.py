@@ -150,10 +150,6 @@ class PodNetwork:
     def ready(self) -> bool:
         return self._open
 
-    async def uplinks(self) -> list[int]:
-        """The interfaces by which this machine reaches the world, by index; for the datapath. Raises NetworkError."""
-        return await self._kernel(lambda: links.uplinks(self._host.kernel))
-
     # pods
 
     async def attach(self, pod: Pod, netns: Path, ports: Sequence[Port] = ()) -> str:

@@ -9,11 +9,12 @@ wakes     any change of these; changes of one moment are answered together
     node addresses       nodePort        everywhere         refused
     external IPs         port            everywhere         refused
     load balancer IPs    port            everywhere         refused; one of the node's own: left to the host's servers
-    host ports           hostPort        everywhere         (a pod is always there)
+    host ports           hostPort        everywhere         (a pod is always there); on the machine's own addresses only
 
 Endpoints are those that are ready; when none is, those that end but still serve. An externalTrafficPolicy or
 internalTrafficPolicy of Local leaves those that are on this node: since it is the only one, all with a node's name.
-The first Service that claimed an address keeps it; cluster IPs come before all others, so nobody takes one over.
+The first Service that claimed an address keeps it; cluster IPs come before all others, so nobody takes one over, and
+Services come before host ports.
 
 loadBalancerSourceRanges hold for clients outside of the machine. Not done: healthCheckNodePort, SCTP, IPv6.
 Source: k8s.io/kubernetes, pkg/proxy (service.go, endpointslicecache.go, topology.go); KEP-1669.
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network
 from typing import Final, Generic, Protocol, TypeVar
@@ -182,7 +183,7 @@ def host_frontends(ports: Mapping[HostPort, Target], node_addresses: Iterable[st
         for port, target in ports.items()
         if port.protocol in PROTOCOLS
         for ip in (nodes if port.ip == ANY else (port.ip,))
-        if _is_ipv4(ip)
+        if ip in nodes  # any other would be somebody else's: a Service's, or an address of the world
     }
 
 
@@ -333,8 +334,10 @@ async def run(
     node_addresses: Iterable[str],
     host_ports: HostPorts | None = None,
     uplinks: NodeAddresses | None = None,
+    own: Collection[int] = (),
 ) -> None:
-    """Keep the datapath as the cluster says, for ever.
+    """Keep the datapath as the cluster says, for ever. On the machine's addresses, the ports `own` stay the machine's:
+    with an external IP or a host port, anybody could otherwise stand in for its API, agent, DNS or registry.
 
     Node ports are at `node_addresses` (the pods' gateway), at those of the uplinks, and at 127.0.0.1.
     """
@@ -357,7 +360,7 @@ async def run(
             changed.clear()
             ports = host_ports.host_ports() if host_ports is not None else {}
             nodes = tuple(dict.fromkeys((*fixed, *(uplinks.addresses() if uplinks is not None else ()))))
-            done = await asyncio.to_thread(_follow, datapath, services.list(), slices.list(), ports, nodes, reads)
+            done = await asyncio.to_thread(_follow, datapath, services.list(), slices.list(), ports, nodes, reads, own)
             if not done:
                 asyncio.get_running_loop().call_later(RETRY, changed.set)
 
@@ -373,8 +376,10 @@ def _follow(
     ports: Mapping[HostPort, Target],
     nodes: tuple[str, ...],
     reads: tuple[Read[Spec], Read[tuple[Entry, ...]]],
+    own: Collection[int] = (),
 ) -> bool:
-    wanted = frontends(services, slices, nodes, *reads) | host_frontends(ports, nodes)
+    offered = host_frontends(ports, nodes) | frontends(services, slices, nodes, *reads)
+    wanted = {front: backends for front, backends in offered.items() if front.port not in own or front.ip not in nodes}
     try:
         datapath.set_frontends(wanted)
     except BpfError as error:

@@ -5,6 +5,7 @@ data/sandboxes/<id>/    state.json, the files mounted into every container of th
 run/containerd.sock     CRI
 run/netns/<id>          network namespace of a sandbox; run/namespaces/<id>/{ipc,uts} beside it
 run/shm/<id>            /dev/shm of a sandbox
+run/exec/               specifications of commands that run in containers
 run/oci/<name>/         state of an OCI runtime (gone after a reboot, as the containers are)
 /sys/fs/cgroup/.../<instance>/   every cgroup
 """
@@ -64,6 +65,11 @@ class Config:
     @property
     def shm(self) -> Path:
         return self.run / "shm"
+
+    @property
+    def execs(self) -> Path:
+        """Specifications of commands while they run; in memory, so that one can look around on a full disk."""
+        return self.run / "exec"
 
     @property
     def oci_state(self) -> Path:

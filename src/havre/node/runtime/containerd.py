@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from havre import __version__
 from havre.node.runtime.files import write
 from havre.wire.grpc.errors import GrpcError, Status
 from havre.wire.grpc.messages import messages
@@ -43,7 +43,7 @@ def services(instance: str) -> list[Service]:
 
 
 async def _version(request: Any, metadata: Mapping[str, str]) -> Any:
-    return messages(_VERSION).VersionResponse(version=f"v{version('havre')}", revision="havre")
+    return messages(_VERSION).VersionResponse(version=f"v{__version__}", revision="havre")
 
 
 def _server(instance: str) -> Any:

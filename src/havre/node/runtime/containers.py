@@ -244,7 +244,7 @@ class Containers:
         record.finished_at = max(seen.at, record.started_at)
         record.reason = record.reason or _reason(seen.code, kills)
         record.state = ContainerState.EXITED
-        await self._host.blocking(record.save, container.directory)
+        await self._write_down(container)
         container.ended.set()
         self._changed(container, cri.CONTAINER_STOPPED_EVENT)
         await self._settle(container)
@@ -270,7 +270,14 @@ class Containers:
             log.warning("container not cleared", extra={"container": record.id, "why": str(error)})
             return
         record.settled = True
-        await self._host.blocking(record.save, container.directory, durable=False)
+        await self._write_down(container, durable=False)
+
+    async def _write_down(self, container: Container, *, durable: bool = True) -> None:
+        """How it ended. A full disk must not keep it alive: a restart finds out the same again."""
+        try:
+            await self._host.blocking(container.record.save, container.directory, durable=durable)
+        except OSError as error:
+            log.warning("end of a container not written down", extra={"container": container.id, "why": str(error)})
 
     def _clear(self, container: Container) -> None:
         record = container.record

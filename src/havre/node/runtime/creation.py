@@ -134,6 +134,7 @@ def make(
     rootfs = directory / "rootfs"
     defaults = _defaults(image.config)
     security = config.linux.security_context
+    lookup.check_rootfs(rootfs)
     user = lookup.user(rootfs, defaults, security)
     cgroup = checked(f"{parent}/{id_}")
     parts = Parts(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from typing import Any
 
+from havre import __version__
 from havre.lang import json
 from havre.node.runtime import cri_stats, exec, forwarding, spec, views
 from havre.node.runtime.containers import Container, Containers
@@ -93,7 +93,7 @@ class RuntimeService:
         return cri.VersionResponse(
             version="0.1.0",  # of the kubelet's runtime API; every runtime answers this
             runtime_name=NAME,
-            runtime_version=version("havre"),
+            runtime_version=__version__,
             runtime_api_version=API_VERSION,
         )
 

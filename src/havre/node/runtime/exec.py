@@ -130,8 +130,11 @@ async def _spawn(
     streams: tuple[int, int, int],
 ) -> _Exec:
     name = secrets.token_hex(8)
-    spec, pid_file, log = (container.directory / "exec" / f"{name}.{kind}" for kind in ("json", "pid", "log"))
-    await host.blocking(_write_process, container.directory, spec, command, terminal)
+    spec, pid_file, log = (host.config.execs / f"{name}.{kind}" for kind in ("json", "pid", "log"))
+    try:
+        await host.blocking(_write_process, container.directory, spec, command, terminal)
+    except OSError as error:
+        raise Failed(f"exec in container {container.id}: write {spec}: {error.strerror}") from error
     runtime = host.runtime_of(container.id)
     child = await asyncio.create_subprocess_exec(
         *runtime.command("--log", str(log), "--log-format=json", "exec", "--process", str(spec)),
@@ -148,7 +151,6 @@ async def _spawn(
 
 
 def _write_process(directory: Path, path: Path, command: Sequence[str], terminal: bool) -> None:
-    path.parent.mkdir(exist_ok=True, mode=0o700)
     process = json.loads((directory / "config.json").read_bytes())["process"]
     write(path, json.dumps(process_for_exec(process, command, terminal=terminal)), durable=False)
 

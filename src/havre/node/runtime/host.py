@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from havre.node.removal import remove_tree
 from havre.node.runtime import capabilities
 from havre.node.runtime.cgroups import ROOT, Cgroups
 from havre.node.runtime.config import Config
@@ -41,7 +42,16 @@ class Host:
     @classmethod
     def survey(cls, config: Config) -> Host:
         """Look around and choose the programs. Blocks for 50–200 ms. Raises Unsupported when one is missing."""
-        for directory in (config.run, config.containers, config.sandboxes, config.netns, config.namespaces, config.shm):
+        remove_tree(config.execs)  # of commands that an earlier process ran
+        for directory in (
+            config.run,
+            config.execs,
+            config.containers,
+            config.sandboxes,
+            config.netns,
+            config.namespaces,
+            config.shm,
+        ):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         cgroups = Cgroups.detect()
         oci = choose(config, cgroups)

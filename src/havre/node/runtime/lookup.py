@@ -20,7 +20,7 @@ from havre.node.runtime.spec import DeviceNode, ImageDefaults
 from havre.node.runtime.users import FILE_LIMIT, User, resolve
 from havre.wire.grpc.messages import messages
 
-__all__ = ["devices", "seccomp_profile", "source", "stop_signal", "user", "volume"]
+__all__ = ["check_rootfs", "devices", "seccomp_profile", "source", "stop_signal", "user", "volume"]
 
 cri = messages("runtime.v1")
 
@@ -32,13 +32,32 @@ def _read_inside(root: Path, path: str, limit: int) -> bytes:
     """The first bytes of a regular file of an image; b"" when there is none."""
     base = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = openat2(base, path.encode(), os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not hang us
+        place = openat2(base, path.encode(), os.O_PATH)  # looked at before it is opened: opening a device acts
     except OSError:
         return b""
     finally:
         os.close(base)
-    with os.fdopen(fd, "rb") as file:
-        return file.read(limit) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    try:
+        if not stat.S_ISREG(os.fstat(place).st_mode):
+            return b""
+        with Path(f"/proc/self/fd/{place}").open("rb") as file:
+            return file.read(limit)
+    finally:
+        os.close(place)
+
+
+def check_rootfs(rootfs: Path) -> None:
+    """The OCI runtime mounts over these and makes devices in one, and follows a link there, out of the image, into the
+    machine: crun 1.8 puts device nodes wherever an image's /dev points (CVE-2026-47766; runc has had the same).
+
+    Raises Invalid."""
+    for name in ("dev", "proc", "sys"):
+        try:
+            found = (rootfs / name).lstat()
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISDIR(found.st_mode):
+            raise Invalid(f"image: /{name} must be a directory; a link or file there would lead out of the container")
 
 
 def user(rootfs: Path, image: ImageDefaults, security: Any) -> User:

@@ -8,8 +8,9 @@ blobs are all there is unpacked and named when it is pushed. A push to `127.0.0.
 the only copy, it goes when it is deleted, not for want of space.
 
 A repository gives out only what was pushed or mounted into it: knowing a digest of an image that somebody pulled with a
-secret is not enough to read it here. There is no authentication: it listens on loopback, and answers only to addresses
-and to its own names, so that a web page cannot reach it under a name of its own (DNS rebinding).
+secret is not enough to read it here. It listens on loopback, where every user of the machine may read; only root may
+push or delete (`pushers`). It answers only to addresses and to its own names, so that a web page cannot reach it under
+a name of its own (DNS rebinding).
 
 Source: opencontainers/distribution-spec v1.1.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import re
 import ssl as tls
 import time
@@ -31,8 +33,9 @@ import orjson
 from havre.node.runtime.content import Content, ContentError, Mismatch, Writer
 from havre.node.runtime.images import Images
 from havre.node.runtime.names import Record
+from havre.node.runtime.pushers import may_push
 from havre.wire.http.files import send
-from havre.wire.http.message import Answer, Headers, Request, Response, Stream
+from havre.wire.http.message import Answer, Headers, Request, Response, Stream, UploadBroken
 from havre.wire.http.server import Limits, Server
 from havre.wire.http.server import serve as listen
 from havre.wire.oci import errors as oci
@@ -41,6 +44,8 @@ from havre.wire.oci.documents import MANIFEST_LIMIT, Descriptor, Index, Manifest
 from havre.wire.oci.media_types import OCI_INDEX
 from havre.wire.oci.reference import is_repository, is_tag
 from havre.wire.oci.registry import is_loopback
+
+log = logging.getLogger(__name__)
 
 MAX_UPLOADS = 256  # open at once; each holds a file
 UPLOAD_SECONDS = 3600.0  # without a byte, then the upload is given up
@@ -54,6 +59,7 @@ _ROUTE = re.compile(
 ).fullmatch
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})").fullmatch
 _SPAN = re.compile(r"(?:bytes )?(\d{1,19})-(\d{1,19})(?:/\S+)?").fullmatch
+_READS = ("GET", "HEAD")
 _HEADERS: Headers = [("docker-distribution-api-version", "registry/2.0")]
 
 
@@ -132,6 +138,11 @@ class Registry:
             answer = _error(400, "DIGEST_INVALID", str(error))
         except ContentError as error:
             answer = _error(500, "UNKNOWN", str(error))
+        except UploadBroken:
+            raise
+        except OSError as error:
+            log.warning("the registry could not use its disk", extra={"path": request.path, "error": str(error)})
+            answer = _error(500, "UNKNOWN", f"the disk of the registry: {error.strerror}")
         answer.headers.extend(_HEADERS)
         return answer
 
@@ -458,9 +469,14 @@ async def serve(
 ) -> RegistryServer:
     """Listen; `names` are more registries (host:port) that this one is. Raises OSError when the address is taken."""
     registry: Registry | None = None
+    server: Server | None = None
 
     async def handle(request: Request) -> Answer:
         assert registry is not None
+        assert server is not None
+        ends = (request.remote, request.port), (server.address, server.port)
+        if request.method not in _READS and not await asyncio.to_thread(may_push, *ends):
+            return _error(403, "DENIED", "only root may push to the registry of this machine; try again with sudo")
         return await registry.handle(request)
 
     server = await listen(

@@ -238,7 +238,10 @@ class Sandboxes:
             await self._release(sandbox)
             if sandbox.record.ready:
                 sandbox.record.ready = False
-                await self._host.blocking(sandbox.record.save, sandbox.directory)
+                try:
+                    await self._host.blocking(sandbox.record.save, sandbox.directory)
+                except OSError as error:  # a full disk must not keep it: a restart finds that its namespaces are gone
+                    log.warning("end of a sandbox not written down", extra={"sandbox": sandbox.id, "why": str(error)})
 
     async def remove(self, name: str) -> None:
         """Stop it, remove its containers, forget it; one that is not there is fine."""

@@ -32,7 +32,7 @@ from havre.wire.grpc.messages import messages
 from havre.wire.grpc.server import Server
 from havre.wire.grpc.server import serve as serve_grpc
 
-__all__ = ["Config", "Runtime", "serve"]
+__all__ = ["Config", "Runtime", "claim", "serve"]
 
 cri = messages("runtime.v1")
 
@@ -120,7 +120,7 @@ async def serve(config: Config, network: Network | None) -> Runtime:
     """The runtime, restored and serving. Raises Unsupported when conmon or an OCI runtime is missing, Precondition when
     another process serves the same data directory, OSError when the socket or port is taken."""
     config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    lock = _claim(config.data / "runtime.lock")
+    lock = claim(config.data / "runtime.lock")
     try:
         host = await _survey(config)
         runtime = Runtime(host, network, lock)
@@ -139,14 +139,12 @@ async def _survey(config: Config) -> Host:
     return await asyncio.to_thread(Host.survey, config)
 
 
-def _claim(path: Path) -> int:
+def claim(path: Path) -> int:
     """A lock that the kernel drops with the process, however that ends."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
-        raise Precondition(
-            f"{path.parent} is served by another process; stop it, or use another data directory"
-        ) from None
+        raise Precondition(f"{path.parent} is served by another process; stop it, or use another directory") from None
     return fd

@@ -290,9 +290,12 @@ def _mounts(machine: Machine, pod: Pod, config: Any, parts: Parts) -> tuple[list
         target = _absolute(mount.container_path, "mount")
         if target == "/":
             raise Invalid("mount /: would hide the image")
+        _refuse_proc(target, parts.sources[mount.container_path])
         options, spreads = _bind_options(machine, mount)
         asked[target] = _mount(target, "bind", parts.sources[mount.container_path], *options)
         wanted.add(spreads)
+    for target in parts.volumes:
+        _refuse_proc(target, "")
     propagation = next((kind for kind in ("rshared", "rslave") if kind in wanted), "")  # shared serves both
     lent = _lent(pod, security, parts, asked)
     binds = sorted([*asked.values(), *lent], key=lambda entry: entry["destination"].count("/"))
@@ -306,6 +309,19 @@ def _mounts(machine: Machine, pod: Pod, config: Any, parts: Parts) -> tuple[list
     return kernel + binds, propagation
 
 
+_IN_PROC = frozenset(
+    ("cpuinfo", "diskstats", "loadavg", "meminfo", "net/dev", "slabinfo", "stat", "swaps", "uptime")
+)  # what programs like lxcfs show containers in their own way
+
+
+def _refuse_proc(target: str, source: str) -> None:
+    """A /proc that is not the kernel's makes the OCI runtime's own writes to it, such as security labels, void."""
+    if target == "/proc" or target.startswith("/proc/"):
+        shown = target == source == "/proc" or target.removeprefix("/proc/") in _IN_PROC
+        if not shown:
+            raise Invalid(f"mount {target}: nothing but the machine's own /proc may be mounted there")
+
+
 def _lent(pod: Pod, security: Any, parts: Parts, asked: Mapping[str, Json]) -> Iterable[Json]:
     """Files of the sandbox, its shared memory and the image's volumes, where the pod mounts nothing itself."""
     access = "ro" if security.readonly_rootfs else "rw"
@@ -313,7 +329,7 @@ def _lent(pod: Pod, security: Any, parts: Parts, asked: Mapping[str, Json]) -> I
         if target not in asked:
             yield _mount(target, "bind", source, "rbind", "rprivate", access)
     if pod.shm and "/dev/shm" not in asked and security.namespace_options.ipc != cri.CONTAINER:  # noqa: S108
-        yield _mount("/dev/shm", "bind", pod.shm, "rbind", "rprivate", "rw")  # noqa: S108
+        yield _mount("/dev/shm", "bind", pod.shm, "rbind", "rprivate", "rw", "nosuid", "nodev", "noexec")  # noqa: S108
     for target, source in parts.volumes.items():
         if target not in asked:
             yield _mount(target, "bind", source, "rbind", "rprivate", "rw")

@@ -92,6 +92,7 @@ class _Line(Receiver):
         self.used_at = self._loop.time()
         self.requests = 0
         self.lost: Exception | None = None
+        self.heir: Tunnel | None = None  # it has the transport now
         self._reset("GET")
 
     def _reset(self, method: str) -> None:
@@ -182,6 +183,8 @@ class _Line(Receiver):
         self.lost = Disconnected(f"{self._where} closed the connection before its answer was complete{reason}")
         if self.headed and not self.complete and exc is None and not self._delimited():
             self.complete = True  # a body that ends with the connection
+        if self.heir is not None:  # the end was on its way to us when the tunnel took our place
+            self.heir.connection_lost(exc)
         self._wake()
 
     def _delimited(self) -> bool:
@@ -359,6 +362,9 @@ class Client:
         tunnel = Tunnel(line.transport, line.early, line.inbox)
         tunnel.headers = line.headers
         line.transport.set_protocol(tunnel)
+        line.heir = tunnel
+        if line.lost is not None:
+            tunnel.connection_lost(None)
         return tunnel
 
     def _head(self, method: str, target: str, headers: Mapping[str, str] | None, body: bytes) -> bytes:

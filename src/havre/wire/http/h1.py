@@ -81,6 +81,7 @@ class Http1(Receiver):
         self._turn: _Turn | None = None
         self._turns: deque[_Turn] = deque()
         self._task: asyncio.Future[Answer] | None = None
+        self._heir: Tunnel | None = None  # it has the transport now
         self._writer: ChunkWriter | None = None
         self._continue_due = False
         self._served = False
@@ -320,6 +321,8 @@ class Http1(Receiver):
         turn = self._turn
         self._task = None
         if turn is None:  # the client left while the handler was at work
+            if isinstance(answer, Upgrade):  # which may hold a connection of its own: it is told, and ends it
+                self.service.spawn(self._run(answer, _lost(self._transport)))
             return
         keep = "" if turn.keep and not (self.service.retiring or self._half_closed or self._leaves(turn)) else CLOSE
         try:
@@ -383,6 +386,7 @@ class Http1(Receiver):
         self._push()
         tunnel = Tunnel(self._transport, b"".join(self._early or ()), self.inbox)
         self._transport.set_protocol(tunnel)
+        self._heir = tunnel
         if not self._reading:
             self._transport.resume_reading()
         self._deaf = True
@@ -499,6 +503,9 @@ class Http1(Receiver):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deaf = True
+        if self._heir is not None:  # the end was on its way to us when the tunnel took our place
+            self._heir.connection_lost(exc)
+            return
         self.service.leave(self)
         self._break_upload("the client went away before the end of its body")
         self._turn = None
@@ -541,3 +548,10 @@ class Http1(Receiver):
                 self._end()
         elif waited > (limits.body_seconds if self._headed else limits.head_seconds):
             self._refuse((408, "the request did not arrive in time"))
+
+
+def _lost(transport: asyncio.Transport) -> Tunnel:
+    """A tunnel whose other side has gone."""
+    tunnel = Tunnel(transport)
+    tunnel.connection_lost(None)
+    return tunnel

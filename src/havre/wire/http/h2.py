@@ -384,7 +384,9 @@ class Http2(Receiver):
         path, query = split_target((frame.path or "").encode())
         if wanted is None or not path:
             return False
-        head = Request(frame.method or "", path, query, exchange.headers, b"", self._peer, self._remote, "HTTP/2", self._port)
+        head = Request(
+            frame.method or "", path, query, exchange.headers, b"", self._peer, self._remote, "HTTP/2", self._port
+        )
         if wanted(head):
             exchange.upload = Upload(lambda count: self._upload_read(exchange.id, count))
         return exchange.upload is not None
@@ -438,7 +440,9 @@ class Http2(Receiver):
         body = b"".join(exchange.body)
         exchange.body.clear()
         exchange.frame = None
-        request = Request(frame.method or "", path, query, exchange.headers, body, self._peer, self._remote, "HTTP/2", self._port)
+        request = Request(
+            frame.method or "", path, query, exchange.headers, body, self._peer, self._remote, "HTTP/2", self._port
+        )
         request.upload = exchange.upload
         exchange.request = request
         if not path:

@@ -66,7 +66,7 @@ class Tunnel(Receiver):
     async def drain(self) -> None:
         """Wait until the other side keeps up. Raises ConnectionResetError when it is gone."""
         await self._writable.wait()
-        if self._lost:
+        if self.closed:  # also when it is only closing: whoever pumps would go on for ever, into nothing
             raise ConnectionResetError("write to a tunnel: the other side closed the connection")
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 negotiate      reads the request: SPDY/3.1 or WebSocket, which subprotocol → an `Upgrade` answer, or StreamingError
 remotecommand  `RemoteCommand`: stdin, stdout, stderr, resizes, exit; the same object over every subprotocol
 portforward    `PortForward`: pairs of (port, duplex stream) as the client opens them
+output         bytes to the client only: a log that a browser follows
 spdy           a session on a tunnel: streams, replies, pings, windows     spdy_frames   its wire format, pure
 websocket      messages on a tunnel, ping and close, SPDY bytes inside     websocket_frames   its wire format, pure
 channels       numbered channels in WebSocket messages, binary or base64

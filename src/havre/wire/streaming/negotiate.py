@@ -85,7 +85,7 @@ class Ports:
 def negotiate(request: Request, streams: Streams) -> Command:
     """For exec and attach. Raises StreamingError."""
     if _is_websocket(request):
-        protocol, headers = _websocket(request, COMMAND_WEBSOCKET)
+        protocol, headers = websocket(request, COMMAND_WEBSOCKET)
         return Command(protocol, True, headers, streams)
     protocol, headers = _spdy(request, COMMAND_SPDY)
     return Command(protocol, False, headers, streams)
@@ -96,7 +96,7 @@ def negotiate_port_forward(request: Request) -> Ports:
     if not _is_websocket(request):
         protocol, headers = _spdy(request, (PORT_FORWARD, ""))
         return Ports(protocol, False, headers, ())
-    protocol, headers = _websocket(request, PORTS_WEBSOCKET)
+    protocol, headers = websocket(request, PORTS_WEBSOCKET)
     ports = () if protocol == TUNNELED else _ports(request)
     return Ports(protocol, True, headers, ports)
 
@@ -125,7 +125,8 @@ def _spdy(request: Request, ours: Iterable[str]) -> tuple[str, tuple[tuple[str, 
     return chosen, tuple(headers)
 
 
-def _websocket(request: Request, ours: Iterable[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
+def websocket(request: Request, ours: Iterable[str]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The subprotocol and the headers of the answer. `ours` has "" first. Raises StreamingError."""
     if request.method != "GET" or request.protocol != "HTTP/1.1":
         raise StreamingError(405, "a WebSocket begins with GET over HTTP/1.1", [("allow", "GET")])
     if request.headers.get("sec-websocket-version") != "13":

@@ -122,3 +122,28 @@ def test_other_systems_and_user_namespaces_are_refused_clearly() -> None:
     assert reason(pod(os={"name": "windows"})) == "PodOSNotSupported"
     assert reason(pod(meta={"labels": {"kubernetes.io/os": "windows"}})) == "PodOSSelectorNodeLabelDoesNotMatch"
     assert reason(pod(hostUsers=False)) == "UnsupportedUserNamespaces"
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "says"),
+    [
+        ("kernel.shm_rmid_forced", {}, ""),
+        ("net/ipv4/ip_unprivileged_port_start", {}, ""),
+        ("net.ipv4.ip_forward", {}, 'forbidden sysctl: "net.ipv4.ip_forward" not allowlisted'),
+        ("kernel.core_pattern", {}, 'forbidden sysctl: "kernel.core_pattern" not allowlisted'),
+        (
+            "net.ipv4.tcp_syncookies",
+            {"hostNetwork": True},
+            'forbidden sysctl: "net.ipv4.tcp_syncookies" not allowed with host net enabled',
+        ),
+        (
+            "kernel.shm_rmid_forced",
+            {"hostIPC": True},
+            'forbidden sysctl: "kernel.shm_rmid_forced" not allowed with host ipc enabled',
+        ),
+    ],
+)
+def test_only_settings_of_the_pod_alone_may_be_turned(name: str, spec: Obj, says: str) -> None:
+    asked = pod(container("a"), **spec, securityContext={"sysctls": [{"name": name, "value": "1"}]})
+    found = refusal(asked, NODE, [])
+    assert ((found.reason, found.message) if found else ("", "")) == ("SysctlForbidden" if says else "", says)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from havre.node.agent.cgroups import Cgroups
+from havre.node.agent.cgroups import Cgroups, all_processes, machine_processes, pod_processes
 from havre.node.agent.resources import Limits
 
 LIMITS = Limits(512, 50_000, 64 << 20)
@@ -34,6 +34,7 @@ def test_limits_of_version_one(tmp_path: Path) -> None:
     for controller, files in {
         "cpu": ("cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us"),
         "memory": ("memory.limit_in_bytes",),
+        "pids": ("pids.max",),
     }.items():
         for file in files:
             touch(tmp_path / controller / group / file)
@@ -41,6 +42,7 @@ def test_limits_of_version_one(tmp_path: Path) -> None:
     assert (tmp_path / "cpu" / group / "cpu.shares").read_text() == "512"
     assert (tmp_path / "cpu" / group / "cpu.cfs_quota_us").read_text() == "50000"
     assert (tmp_path / "memory" / group / "memory.limit_in_bytes").read_text() == str(64 << 20)
+    assert (tmp_path / "pids" / group / "pids.max").read_text() == str(pod_processes())
 
 
 def test_limits_of_version_two_and_controllers_on_the_way(tmp_path: Path) -> None:
@@ -48,13 +50,21 @@ def test_limits_of_version_two_and_controllers_on_the_way(tmp_path: Path) -> Non
         touch(tmp_path / place / "cgroup.controllers", "cpu io memory pids")
         touch(tmp_path / place / "cgroup.subtree_control", "")
     group = tmp_path / "t/kubepods/burstable/podu"
-    for file in ("cpu.weight", "cpu.max", "memory.max"):
+    for file in ("cpu.weight", "cpu.max", "memory.max", "pids.max"):
         touch(group / file)
+    touch(tmp_path / "t/kubepods/pids.max")
     Cgroups("t", tmp_path).ensure("u", "Burstable", LIMITS)
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"
     assert (group / "cpu.weight").read_text() == "20"
     assert (group / "cpu.max").read_text() == "50000 100000"
     assert (group / "memory.max").read_text() == str(64 << 20)
+    assert (group / "pids.max").read_text() == str(pod_processes())
+    assert (tmp_path / "t/kubepods/pids.max").read_text() == str(all_processes())
+
+
+def test_neither_one_pod_nor_all_of_them_take_every_process_of_the_machine() -> None:
+    assert 0 < pod_processes() <= 16_384
+    assert pod_processes() < all_processes() < machine_processes()
 
 
 def test_pods_are_found_and_removed_from_every_tree(tmp_path: Path) -> None:

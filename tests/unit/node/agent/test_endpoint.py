@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from havre.node.agent.cri import Container, ContainerStatus, Executed, RuntimeFault, Sandbox, State
-from havre.node.agent.endpoint import Endpoint, User, serve, subresources_of
+from havre.node.agent.endpoint import Endpoint, User, serve, subresources_of, verb_of
 from havre.node.agent.stats import Disk, Machine, PodUse, Reading, Usage
 from havre.node.agent.streams import Wanted
 from havre.wire import tls
@@ -207,6 +207,14 @@ async def test_a_token_may_do_what_it_is_allowed(server: Server, keys: Keys, wor
         )
         await got(scraper, "/metrics")
     assert world.decisions == [("scraper", "get", "metrics"), ("scraper", "create", "proxy")]
+
+
+@pytest.mark.parametrize(
+    "path", ["/exec/ns/p/c", "//exec/ns/p/c", "/%65xec/ns/p/c", "/attach/n/p/c", "/portForward/n/p"]
+)
+def test_a_command_is_no_mere_get_whatever_the_method(path: str) -> None:
+    assert verb_of("GET", path) == "create"
+    assert (verb_of("GET", "/pods"), verb_of("GET", "/execs"), verb_of("BREW", "/pods")) == ("get", "get", "")
 
 
 @pytest.mark.parametrize(

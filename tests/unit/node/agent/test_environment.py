@@ -172,6 +172,15 @@ def test_fields_of_the_pod(path: str, value: str) -> None:
     assert field_value(POD, path, ("10.42.0.7", "fd00::7")) == value
 
 
+def test_the_first_container_knows_the_node_before_the_status_does() -> None:
+    addresses = [{"type": "Hostname", "address": "node-1"}, {"type": "InternalIP", "address": "192.0.2.7"}]
+    node = {"status": {**NODE["status"], "addresses": addresses}}
+    wanted = [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}}]
+    wanted.append({"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIPs"}}})
+    found = environment({**POD, "status": {}}, {"name": "c", "env": wanted}, Sources(), [], node)
+    assert dict(found) == {"IP": "192.0.2.7", "IPS": "192.0.2.7"}
+
+
 @pytest.mark.parametrize(
     ("resource", "divisor", "value"),
     [

@@ -18,6 +18,7 @@ from havre.machinery.api import Ref
 from havre.machinery.events import EVENT
 from havre.node.agent.agent import Agent, Config
 from havre.node.agent.cri import Executed, RuntimeFault
+from havre.node.agent.node import NODE
 from havre.node.agent.worker import POD
 from havre.testing import FakeApi, eventually, namespace, settle
 
@@ -120,6 +121,13 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     found.begin()
     yield found
     await found.end()
+
+
+async def test_a_label_of_the_node_counts_as_soon_as_the_scheduler_knows_it(bench: Bench) -> None:
+    await bench.until(lambda: bench.agent.node is not None and bench.agent.node.ready.is_set())
+    await bench.api.patch(Ref(NODE, "", "n"), {"metadata": {"labels": {"disk": "ssd"}}}, kind="merge")
+    await bench.create(nodeSelector={"disk": "ssd"})
+    await bench.until(bench.running)
 
 
 async def test_pod_runs_and_tells_everything_of_itself(bench: Bench) -> None:

@@ -253,7 +253,8 @@ async def test_without_a_resolver_the_answer_is_a_failure(tmp_path: Path) -> Non
 
 
 def test_nameservers_are_read_as_the_resolver_does() -> None:
-    text = "# x\nsearch a\nnameserver 1.1.1.1 # one\nnameserver ::1\nnameserver 1.1.1.1\nnameserver x\n nameserver 9.9.9.9\n"
+    text = "# x\nsearch a\nnameserver 1.1.1.1 # one\nnameserver ::1\n"
+    text += "nameserver 1.1.1.1\nnameserver x\n nameserver 9.9.9.9\n"
     assert nameservers(text) == ["1.1.1.1", "::1", "9.9.9.9"]
     assert len(nameservers("".join(f"nameserver 192.0.2.{n}\n" for n in range(9)))) == 4
 

@@ -248,26 +248,36 @@ def test_every_change_is_told_and_nothing_else() -> None:
 
 
 NAMES = st.sampled_from(["a", "b"])
+Step = tuple[str, Obj]
+
+
+def with_address(name: str, ip: int) -> Step:
+    return "put_service", service(name, clusterIP=f"10.96.0.{ip}", ports=[{"name": "p", "port": 1}])
+
+
+def with_slice(of: str, name: str, ips: list[int]) -> Step:
+    return "put_slice", part(of, *(endpoint(f"10.42.0.{ip}") for ip in ips), name=name)
+
+
 STEPS = st.lists(
     st.one_of(
-        st.builds(lambda n, ip: ("put_service", service(n, clusterIP=f"10.96.0.{ip}", ports=[{"name": "p", "port": 1}])),
-                  NAMES, st.integers(1, 3)),
-        st.builds(lambda n: ("put_service", service(n, clusterIP="None")), NAMES),
-        st.builds(lambda n: ("drop_service", service(n)), NAMES),
-        st.builds(lambda of, n, ips: ("put_slice", part(of, *(endpoint(f"10.42.0.{ip}") for ip in ips), name=n)),
-                  NAMES, NAMES, st.lists(st.integers(2, 4), max_size=3)),
-        st.builds(lambda n: ("drop_slice", part("a", name=n)), NAMES),
+        st.builds(with_address, NAMES, st.integers(1, 3)),
+        st.builds(lambda name: ("put_service", service(name, clusterIP="None")), NAMES),
+        st.builds(lambda name: ("drop_service", service(name)), NAMES),
+        st.builds(with_slice, NAMES, NAMES, st.lists(st.integers(2, 4), max_size=3)),
+        st.builds(lambda name: ("drop_slice", part("a", name=name)), NAMES),
     ),
     max_size=12,
-)  # fmt: skip
+)
 
 
 @given(STEPS)
-def test_the_order_of_changes_leaves_no_trace(steps: list[tuple[str, Obj]]) -> None:
-    zone, last = Zone(networks=NETWORKS), {}
+def test_the_order_of_changes_leaves_no_trace(steps: list[Step]) -> None:
+    zone = Zone(networks=NETWORKS)
+    last: dict[tuple[str, str], Step] = {}
     for verb, obj in steps:
         getattr(zone, verb)(obj)
-        last[verb[-7:] if "service" in verb else "slice", obj["metadata"]["name"]] = verb, obj
+        last[verb.partition("_")[2], obj["metadata"]["name"]] = verb, obj
     fresh = Zone(networks=NETWORKS)
     for verb, obj in last.values():
         getattr(fresh, verb)(obj)

@@ -202,6 +202,11 @@ def test_host_ports_are_at_their_address_or_at_all() -> None:
     }
 
 
+@pytest.mark.parametrize("ip", ["10.96.0.1", "10.42.0.9", "198.51.100.7"])
+def test_a_host_port_is_never_on_an_address_that_is_not_the_machines(ip: str) -> None:
+    assert host_frontends({HostPort("TCP", ip, 443): Target("10.42.0.2", 80)}, NODES) == {}
+
+
 def test_an_object_is_read_once_a_revision() -> None:
     seen: list[str] = []
 
@@ -280,6 +285,30 @@ async def test_the_datapath_follows_services_slices_and_host_ports(datapath: Rec
         await api.delete(Ref(SERVICE, "default", "web"))
         await api.delete(Ref(SLICE, "default", "web-1"))
         await eventually(lambda: datapath.last() == {Frontend("192.0.2.1", 8080): (Backend(B.ip, 80),)})
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_nobody_stands_in_for_the_machines_own_servers_or_for_a_service(datapath: Recorder) -> None:
+    thief = stored("thief", "10.96.0.9")
+    thief["spec"] |= {"externalIPs": ["192.0.2.1"], "ports": [HTTP | {"port": 6443}, HTTP | {"name": "b", "port": 81}]}
+    both = [{"name": name, "port": 8080, "protocol": "TCP"} for name in ("http", "b")]
+    behind = slice_of(endpoint(A.ip, ready=True), of="thief", ports=both)
+    api, ports = FakeApi(stored("web", "10.96.0.1"), thief, behind), Ports()
+    ports.ports = {
+        HostPort("TCP", "0.0.0.0", 10250): Target(B.ip, 80),  # noqa: S104
+        HostPort("TCP", "192.0.2.1", 81): Target(B.ip, 80),
+        HostPort("TCP", "0.0.0.0", 8080): Target(B.ip, 80),  # noqa: S104
+    }
+    task = asyncio.ensure_future(run(api, datapath, ["192.0.2.1"], ports, own=(6443, 10250)))
+    try:
+        await eventually(lambda: Frontend("192.0.2.1", 8080) in datapath.last())
+        found = datapath.last()
+        taken = {front for front in found if front.port in (6443, 10250)}
+        assert taken == {Frontend("10.96.0.9", 6443)}  # its own address is its own
+        assert Frontend("127.0.0.1", 8080) in found
+        assert found[Frontend("192.0.2.1", 81)] == (A,)  # the Service's, not the pod's
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -56,7 +56,7 @@ def test_settings_to_keep_are_kept(tmp_path: Path, root: Path) -> None:
 
 
 def test_a_kernel_without_the_setting_is_named(tmp_path: Path, root: Path) -> None:
-    with pytest.raises(NetworkError, match="read kernel setting .*net/ipv4/nothing: No such file"):
+    with pytest.raises(NetworkError, match=r"read kernel setting .*net/ipv4/nothing: No such file"):
         sysctls.apply(tmp_path / "sysctls.json", {"net/ipv4/nothing": "1"}, root)
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from havre.node.beneath import openat2
+from havre.node.runtime import lookup
 from havre.node.runtime.errors import Invalid
 from havre.node.runtime.lookup import devices, seccomp_profile, source, stop_signal, user, volume
 from havre.node.runtime.spec import ImageDefaults
@@ -113,3 +115,45 @@ def test_a_seccomp_file_is_read_for_localhost_only(tmp_path: Path) -> None:
     security.seccomp.localhost_ref = "p.json"
     with pytest.raises(Invalid, match="absolute"):
         seccomp_profile(security)
+
+
+def test_what_is_no_file_is_not_opened_for_passwd(tmp_path: Path) -> None:
+    """Opening a device acts on the machine: it may be a watchdog. Of a FIFO, a writer would notice the reader."""
+    (tmp_path / "etc").mkdir()
+    os.mkfifo(tmp_path / "etc" / "passwd")
+    writer = os.open(tmp_path / "etc" / "passwd", os.O_RDWR | os.O_NONBLOCK)
+    os.write(writer, b"app:x:7:7::/:\n")
+    try:
+        with pytest.raises(Invalid, match="'app' is not in"):
+            user(tmp_path, ImageDefaults(user="app"), cri.LinuxContainerSecurityContext())
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes device nodes")
+def test_a_device_in_place_of_passwd_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "etc").mkdir()
+    os.mknod(tmp_path / "etc" / "passwd", 0o20666, os.makedev(1, 5))  # zero: reading it would give a megabyte
+    opened: list[int] = []
+    real = openat2
+
+    def watched(directory: int, path: bytes, flags: int) -> int:
+        opened.append(flags & ~os.O_CLOEXEC)
+        return real(directory, path, flags)
+
+    monkeypatch.setattr(lookup, "openat2", watched)
+    assert user(tmp_path, ImageDefaults(user="7"), cri.LinuxContainerSecurityContext()).gid == 0
+    assert opened == [os.O_PATH, os.O_PATH]
+
+
+@pytest.mark.parametrize("name", ["dev", "proc", "sys"])
+@pytest.mark.parametrize("target", ["/tmp", "../../tmp", "etc", "absent", ""])  # noqa: S108 - a name in an image
+def test_an_image_whose_dev_proc_or_sys_leads_elsewhere_is_refused(tmp_path: Path, name: str, target: str) -> None:
+    (tmp_path / "etc").mkdir()
+    lookup.check_rootfs(tmp_path)
+    (tmp_path / name).symlink_to(target) if target else (tmp_path / name).touch()
+    with pytest.raises(Invalid, match=f"/{name} must be a directory"):
+        lookup.check_rootfs(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    lookup.check_rootfs(tmp_path)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.unit.node.runtime.images_world import Built, Node, build, described
 
+from havre.node.runtime import registry
 from havre.node.runtime.registry import RegistryServer, serve
 from havre.wire.http.client import Client, Reply
 from havre.wire.oci.digest import digest_of
@@ -301,3 +302,23 @@ async def test_an_upload_of_another_repository_is_not_touched(tmp_path: Path) ->
     async with serving(tmp_path) as to:
         place = (await to.start("app")).replace("/app/", "/other/")
         assert code(await to("PATCH", place, b"x")) == (404, "BLOB_UPLOAD_UNKNOWN")
+
+
+async def test_only_root_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = build()
+    async with serving(tmp_path) as push:
+        await push.push(image)
+        asked: list[tuple[tuple[str, int], tuple[str, int]]] = []
+
+        def nobody(client: tuple[str, int], server: tuple[str, int]) -> bool:
+            asked.append((client, server))
+            return False
+
+        monkeypatch.setattr(registry, "may_push", nobody)
+        assert code(await push("POST", "/v2/app/blobs/uploads/")) == (403, "DENIED")
+        assert code(await push.manifest(image.manifest, "evil")) == (403, "DENIED")
+        assert code(await push("DELETE", "/v2/app/manifests/1")) == (403, "DENIED")
+        assert (await push("GET", "/v2/app/manifests/1")).status == 200
+        client, server = asked[0]
+        assert (client[0], server) == ("127.0.0.1", ("127.0.0.1", push.server.port))
+        assert client[1] not in (0, push.server.port)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import posixpath
 from typing import Any
 
 import pytest
@@ -250,9 +251,25 @@ def test_mounts_are_ordered_so_that_none_hides_another() -> None:
 def test_what_the_pod_mounts_itself_is_not_mounted_twice() -> None:
     paths = ["/etc/hosts", "/dev/shm", "/vol", "/proc/"]  # noqa: S108
     mounts = [bind(container_path=path) for path in paths]
-    spec = made(container(mounts=mounts), sources=dict.fromkeys(paths, "/x"), volumes={"/vol": "/fresh"})
-    for path in ("/etc/hosts", "/dev/shm", "/vol", "/proc"):  # noqa: S108
+    sources = dict.fromkeys(paths, "/x") | {"/proc/": "/proc"}
+    spec = made(container(mounts=mounts), sources=sources, volumes={"/vol": "/fresh"})
+    for path in ("/etc/hosts", "/dev/shm", "/vol"):  # noqa: S108
         assert mount(spec, path)["source"] == "/x"
+    assert mount(spec, "/proc")["type"] == "bind"
+
+
+@pytest.mark.parametrize("path", ["/proc", "/proc/", "/proc/self/attr", "/proc/sys/kernel", "/x/../proc/1"])
+def test_a_false_proc_is_refused_whoever_asks_for_it(path: str) -> None:
+    with pytest.raises(Invalid, match="the machine's own /proc"):
+        made(container(mounts=[bind(container_path=path)]), sources={path: "/emptied"})
+    with pytest.raises(Invalid, match="the machine's own /proc"):
+        made(container(), volumes={posixpath.normpath(path): "/fresh"})
+
+
+def test_what_containers_may_be_shown_of_proc_in_another_way() -> None:
+    wanted = bind(container_path="/proc/meminfo")
+    spec = made(container(mounts=[wanted]), sources={"/proc/meminfo": "/lxcfs/meminfo"})
+    assert mount(spec, "/proc/meminfo")["source"] == "/lxcfs/meminfo"
 
 
 def test_a_mounted_dev_brings_its_own_children() -> None:
@@ -268,6 +285,7 @@ def test_files_and_memory_of_the_pod_are_lent() -> None:
     assert spec["root"] == {"path": "/r", "readonly": True}
     assert mount(spec, "/etc/hosts")["options"] == ["rbind", "rprivate", "ro"]
     assert mount(spec, "/dev/shm")["source"] == "/shm"  # noqa: S108
+    assert mount(spec, "/dev/shm")["options"][2:] == ["rw", "nosuid", "nodev", "noexec"]  # noqa: S108
 
 
 # devices and resources
