@@ -166,7 +166,7 @@ def _service(path: str, service: Obj) -> Errors:
     for message in names.port_number(service.get("port") or 0):
         yield invalid(f"{path}.port", service.get("port") or 0, f"port is not valid: {message}")
     where = service.get("path")
-    if where is None or where == "/":
+    if not where or where == "/":
         return
     if not where.startswith("/"):
         yield invalid(f"{path}.path", where, "must start with a '/'")

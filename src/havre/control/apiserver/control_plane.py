@@ -20,7 +20,6 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from havre.api import defaults
 from havre.api.errors import ApiError, Conflict, NotFound
 from havre.api.meta import GVK, Obj
 from havre.control.apiserver import authn, bootstrap, builtin, pki, server
@@ -146,7 +145,7 @@ class ControlPlane:
         custom.start()
         stack.push_async_callback(custom.close)
         self.local = LocalApi(self.registry, cache, objects)
-        nodes = Nodes(self.registry, cache, self._connector())
+        nodes = Nodes(self.registry, cache, self._connector(), self.objects.connected)
         stack.push_async_callback(nodes.close)
         handlers = Handlers(self.registry, cache, objects)
         subresources = Subresources(self.registry, cache, objects, handlers, tokens)
@@ -233,7 +232,7 @@ class ControlPlane:
             conditions=MatchConditions(authorizer),
             equivalents=served.equivalents,
             convert=served.convert,
-            defaults=defaults.apply_defaults,
+            complete=served.complete,
         )
         policies = ValidatingPolicies(lister, authorizer, served)
 

@@ -11,22 +11,28 @@ pkg/kubelet/server/server.go, pkg/registry/core/{pod,service,node}/rest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from havre.api.errors import ApiError, BadRequest, InternalError, NotFound, Unavailable
 from havre.api.meta import Obj
+from havre.control.apiserver import links
 from havre.control.apiserver.cache import Cache
 from havre.control.apiserver.handlers import Call, not_allowed
 from havre.control.apiserver.resources import Registry, Resource
+from havre.machinery.admission import User
 from havre.wire.http.errors import HttpError, UpgradeRefused
 from havre.wire.http.message import Answer, Response, Stream, Tunnel, Upgrade, Writer
 from havre.wire.http.tunnel import splice
+from havre.wire.streaming.errors import StreamingError
+from havre.wire.streaming.output import negotiate_output
 
 if TYPE_CHECKING:
     from havre.wire.http.client import Client, StreamReply
@@ -53,6 +59,10 @@ _HIGH = 1 << 20  # bytes that may wait for a slow reader before we stop reading 
 Connect = Callable[[str, bool], "Client"]  # base URL; whether to show our client certificate
 
 
+Admit = Callable[[Resource, str, str, Obj, User, str], Awaitable[None]]
+"""What admission says to a connection: (resource, namespace, name, options, user, subresource). Raises ApiError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a request goes: `base` is `https://10.0.0.1:10250`, `path` what is asked for there, with its query."""
@@ -65,7 +75,8 @@ class Place:
 class Nodes:
     """Carries requests to node agents (over TLS with our client certificate) and to pods and services (plain)."""
 
-    def __init__(self, registry: Registry, cache: Cache, connect: Connect) -> None:
+    def __init__(self, registry: Registry, cache: Cache, connect: Connect, admit: Admit) -> None:
+        self._admit = admit
         self._registry = registry
         self._cache = cache
         self._connect = connect
@@ -88,10 +99,16 @@ class Nodes:
         if subresource == "log" and call.request.method != "GET":
             raise not_allowed()
         place = _PLACES[resource.group, resource.plural, subresource](self, call)
+        if subresource != "log":
+            body = _connect_options(resource, call)
+            await self._admit(resource, call.target.namespace, call.target.name, body, call.user, subresource)
         if "upgrade" in call.request.headers.get("connection", "").lower():
-            return await self._upgrade(place, call)
+            return await (self._log_messages if subresource == "log" else self._upgrade)(place, call)
         if subresource in ("exec", "attach", "portforward"):
             raise BadRequest("Upgrade request required")
+        if subresource == "proxy" and _lacks_slash(call):
+            query = f"?{call.request.query}" if call.request.query else ""
+            return Response(301, [("location", f"{call.request.path}/{query}")])
         return await self._forward(place, call)
 
     def _client(self, place: Place) -> Client:
@@ -130,9 +147,58 @@ class Nodes:
         chosen = [(k, v) for k, v in inner.headers.items() if k == "upgrade" or k.startswith(_NEGOTIATED)]
         return Upgrade(chosen, run)
 
+    async def _log_messages(self, place: Place, call: Call) -> Answer:
+        """A log as messages of a WebSocket, which end here: the agent knows logs only as plain answers."""
+        try:
+            output = negotiate_output(call.request)
+        except StreamingError as e:
+            return e.answer()
+        opened, reply = await self._open(place, call)
+
+        async def chunks() -> AsyncGenerator[bytes]:
+            try:
+                async for chunk in reply.chunks:
+                    yield chunk
+            finally:
+                await opened.__aexit__(None, None, None)
+
+        async def run(tunnel: Tunnel) -> None:
+            async with contextlib.aclosing(chunks()) as log_of_container:
+                await output.upgrade(log_of_container).run(tunnel)
+
+        return Upgrade(list(output.headers), run)
+
     async def _forward(self, place: Place, call: Call) -> Answer:
         """A request with an ordinary answer, whose body may never end (logs that are followed)."""
+        opened, reply = await self._open(place, call)
+        kept = [(k, v) for k, v in reply.headers.items() if k not in _HOP_BY_HOP]
+        if call.request.method == "HEAD":
+            await opened.__aexit__(None, None, None)
+            return Response(reply.status, kept)
+        first = b""
+        if call.target.subresource == "proxy":
+            link = _links(place, call)
+            kept = [(k, link(v) if k == "location" else v) for k, v in kept]
+            if _is_page(reply):
+                first, whole = await _page(opened, reply)
+                if whole:
+                    return Response(reply.status, kept, links.rewritten(first, link))
+
+        def start(writer: Writer) -> None:
+            if first:
+                writer.write(first)
+            pump = asyncio.get_running_loop().create_task(_pump(opened, reply, writer, place))
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+            writer.on_close = lambda: _cancel(pump)
+
+        return Stream(reply.status, kept, start)
+
+    async def _open(self, place: Place, call: Call) -> tuple[AbstractAsyncContextManager[StreamReply], StreamReply]:
+        """The other side's answer, whose body is still to be read. Raises ApiError."""
         headers = _forwarded(call, _NEVER_FORWARDED)
+        if call.target.subresource == "proxy" and "text/html" in call.accept:
+            headers.pop("accept-encoding", None)  # a page has to be read, to rewrite its links
         request = call.request
         opened = self._client(place).stream(request.method, place.path, headers=headers, body=request.body)
         try:
@@ -143,15 +209,7 @@ class Nodes:
             raise BadRequest(str(e)) from e
         if place.agent and call.target.subresource == "log" and not 200 <= reply.status <= 206:
             raise await _refusal(opened, reply)
-        kept = [(k, v) for k, v in reply.headers.items() if k not in _HOP_BY_HOP]
-
-        def start(writer: Writer) -> None:
-            pump = asyncio.get_running_loop().create_task(_pump(opened, reply, writer, place))
-            self._pumps.add(pump)
-            pump.add_done_callback(self._pumps.discard)
-            writer.on_close = lambda: _cancel(pump)
-
-        return Stream(reply.status, kept, start)
+        return opened, reply
 
     # places
 
@@ -254,6 +312,26 @@ _PLACES: Mapping[tuple[str, str, str], Callable[[Nodes, Call], Place]] = {
 }
 
 
+_OPTIONS = {"exec": "PodExecOptions", "attach": "PodAttachOptions", "portforward": "PodPortForwardOptions"}
+
+
+def _connect_options(resource: Resource, call: Call) -> Obj:
+    """What a connection asks for, as the object that webhooks see."""
+    subresource, params = call.target.subresource, call.params
+    body: Obj = {"kind": _OPTIONS.get(subresource, f"{resource.kind.kind}ProxyOptions"), "apiVersion": "v1"}
+    if subresource == "proxy":
+        return {**body, "path": _tail(call).partition("?")[0]}
+    if subresource == "portforward":
+        ports = params.get("ports", "").split(",")
+        return {**body, "ports": [int(port) for port in ports if port.isascii() and port.isdigit()]}
+    body |= {name: True for name in _STREAMS if params.get(name) in ("true", "1")}
+    if params.get("container"):
+        body["container"] = params["container"]
+    if commands := [value for key, value in parse_qsl(call.request.query) if key == "command"]:
+        body["command"] = commands
+    return body
+
+
 def container_of(pod: Obj, asked: str) -> str:
     """The container that a request means. Raises BadRequest in upstream's words."""
     name, spec = pod["metadata"]["name"], pod["spec"]
@@ -337,6 +415,42 @@ def _forwarded(call: Call, kept_back: frozenset[str]) -> dict[str, str]:
         protocols = (p.strip() for p in offered.split(","))
         kept["sec-websocket-protocol"] = ", ".join(p for p in protocols if not p.startswith(_BEARER))
     return kept
+
+
+def _lacks_slash(call: Call) -> bool:
+    """Is it the page of a pod, asked for so that its relative links would lead beside it?"""
+    path = call.request.path
+    return call.request.method in ("GET", "HEAD") and path.endswith("/proxy") and _tail(call).partition("?")[0] == "/"
+
+
+def _links(place: Place, call: Call) -> Callable[[str], str]:
+    """How a link of the other side is written for this client."""
+    path, tail = call.request.path, _tail(call).partition("?")[0]
+    prefix = path.removesuffix(tail)
+    return partial(
+        links.through, prefix=prefix, target=place.base.partition("://")[2], asked=call.request.headers.get("host", "")
+    )
+
+
+def _is_page(reply: StreamReply) -> bool:
+    kind = reply.headers.get("content-type", "").partition(";")[0].strip()
+    return kind == "text/html" and "location" not in reply.headers and not reply.headers.get("content-encoding")
+
+
+async def _page(opened: AbstractAsyncContextManager[StreamReply], reply: StreamReply) -> tuple[bytes, bool]:
+    """What has come of a page, and whether that is all; if so, the answer is closed. Raises ApiError."""
+    parts, size = [], 0
+    try:
+        async for chunk in reply.chunks:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > links.PAGE_LIMIT:
+                return b"".join(parts), False
+    except HttpError as e:
+        await opened.__aexit__(None, None, None)
+        raise InternalError.of(f"the page broke off: {e}") from e
+    await opened.__aexit__(None, None, None)
+    return b"".join(parts), True
 
 
 def _unreachable(place: Place, error: Exception) -> ApiError:

@@ -151,6 +151,15 @@ class Objects:
         await self.admission.validate(request)
         return self._admitted(request, resource)
 
+    async def connected(
+        self, resource: Resource, namespace: str, name: str, body: Obj, user: User, subresource: str
+    ) -> None:
+        """Ask admission about a connection into a pod, service or node; `body` are its options. Raises ApiError."""
+        request = self._request(resource, Operation.CONNECT, namespace, name, Options(user), subresource)
+        request.gvk, request.obj = GVK.of(body), body
+        await self.admission.admit(request)
+        await self.admission.validate(request)
+
     async def update(
         self,
         resource: Resource,

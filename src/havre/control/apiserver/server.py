@@ -146,7 +146,7 @@ class ApiServer:
             if any((r.group, r.kind.version) == (target.group, target.version) for r in self.registry):
                 raise
             return _no_page()
-        if call.request.method == "HEAD":  # upstream routes none to a resource either
+        if call.request.method == "HEAD" and target.subresource != "proxy":  # upstream routes none to a resource either
             raise not_allowed()
         if bad := _not_a_segment(target.name):
             raise BadRequest(f'Name parameter invalid: "{target.name}": {bad}')

@@ -3,14 +3,13 @@
 Each is a function `(handlers' tools, resource, call) -> answer`, found by (group, plural, subresource), else by the
 name alone for what every kind may have (status, scale).
 
-Source: k8s.io/kubernetes, pkg/registry/core/pod/storage/{storage,eviction}.go,
+Source: k8s.io/kubernetes, pkg/registry/core/pod/storage/storage.go,
 pkg/registry/core/serviceaccount/storage/token.go, pkg/registry/core/namespace/storage; k8s.io/apiextensions-apiserver
 for custom scales.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,21 +17,20 @@ from typing import Protocol
 import orjson
 
 from havre.api import deletion, strategy
-from havre.api.errors import ApiError, BadRequest, Conflict, Invalid, TooManyRequests
-from havre.api.meta import GVK, Obj, labels_of, rfc3339
+from havre.api.errors import ApiError, BadRequest, Conflict, Invalid
+from havre.api.meta import GVK, Obj
 from havre.control.apiserver import answers, bodies, patching
 from havre.control.apiserver.binding import BINDING, bind_pod
 from havre.control.apiserver.cache import Cache, Entry
+from havre.control.apiserver.eviction import EVICTION, Eviction
 from havre.control.apiserver.handlers import Call, Handlers, Reply, not_allowed
 from havre.control.apiserver.negotiate import negotiate
-from havre.control.apiserver.objects import Objects, Options
+from havre.control.apiserver.objects import Objects
 from havre.control.apiserver.resources import Registry, Resource, dump
 from havre.kit.field import invalid
 from havre.lang import json, jsonpatch, mergepatch
-from havre.lang.selector import LabelSelector
 from havre.wire.http.message import Answer
 
-_EVICTION = GVK("policy", "v1", "Eviction")
 _SCALE = GVK("autoscaling", "v1", "Scale")
 _TOKEN_REQUEST = GVK("authentication.k8s.io", "v1", "TokenRequest")
 
@@ -234,62 +232,17 @@ async def _evict(tools: Subresources, resource: Resource, call: Call) -> Answer:
     """POST pods/NAME/eviction: a deletion that a PodDisruptionBudget may refuse."""
     if call.verb != "create":
         raise not_allowed()
-    body = bodies.unstored(call.request.body, call.content_type, _EVICTION)
+    body = bodies.unstored(call.request.body, call.content_type, EVICTION)
     target, options = call.target, call.options("CreateOptions")
     if body["metadata"].get("name") not in (None, "", target.name):
         raise BadRequest("name in URL does not match name in Eviction object")
     delete = body.get("deleteOptions") or {}
     deletion.validate_options(delete)
     options.dry_run = options.dry_run or delete.get("dryRun") == ["All"]
-    pod = tools.read(resource, call).decode()
-    if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed", "Pending") and not deletion.marked(pod):
-        await _charge_budget(tools, pod, options)
-    await tools.objects.delete(resource, call.namespace, target.name, delete, options)
-    return _success(201)
-
-
-async def _charge_budget(tools: Subresources, pod: Obj, options: Options) -> None:
-    """Takes one disruption from the pod's budget. Raises TooManyRequests, InternalError."""
     budgets = tools.registry.find("policy", "v1", "poddisruptionbudgets")
-    namespace, labels = pod["metadata"]["namespace"], labels_of(pod)
-    entries, _ = tools.cache.range(budgets.scope(namespace))
-    matching = [b for b in (e.decode() for e in entries) if _selects(b, labels)]
-    if not matching:
-        return
-    if len(matching) > 1:
-        names = ", ".join(b["metadata"]["name"] for b in matching)
-        pod_name = pod["metadata"]["name"]
-        raise ApiError(f"evict {pod_name}: more than one PodDisruptionBudget selects it ({names}); keep one")
-    name = matching[0]["metadata"]["name"]
-
-    def change(live: Entry) -> Obj:
-        budget = live.decode()
-        status = budget.setdefault("status", {})
-        if status.get("observedGeneration", 0) < budget["metadata"].get("generation", 0):
-            raise TooManyRequests(
-                "Cannot evict pod as it would violate the pod's disruption budget.",
-                details=_budget(name, "is still being processed by the server."),
-            )
-        if status.get("disruptionsAllowed", 0) <= 0:
-            needed, healthy = status.get("desiredHealthy", 0), status.get("currentHealthy", 0)
-            why = f"needs {needed} healthy pods and has {healthy} currently"
-            raise TooManyRequests(
-                "Cannot evict pod as it would violate the pod's disruption budget.", details=_budget(name, why)
-            )
-        status["disruptionsAllowed"] -= 1
-        status.setdefault("disruptedPods", {})[pod["metadata"]["name"]] = rfc3339(time.time())
-        return budget
-
-    await tools.objects.update(budgets, namespace, name, change, options, subresource="status")
-
-
-def _budget(name: str, why: str) -> Obj:
-    return {"causes": [{"reason": "DisruptionBudget", "message": f"The disruption budget {name} {why}"}]}
-
-
-def _selects(budget: Obj, labels: dict[str, str]) -> bool:
-    selector = (budget.get("spec") or {}).get("selector")
-    return selector is not None and LabelSelector.of(selector).matches(labels)
+    eviction = Eviction(tools.objects, tools.cache, resource, budgets, options)
+    await eviction.evict(tools.read(resource, call).decode(), delete)
+    return _success(201)
 
 
 # others

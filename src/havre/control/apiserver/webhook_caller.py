@@ -18,7 +18,7 @@ from havre.control.apiserver.admission.webhooks import CallFailed
 from havre.machinery.admission import Lister
 from havre.wire import tls
 from havre.wire.http.client import Client
-from havre.wire.http.errors import HttpError
+from havre.wire.http.errors import HttpError, TimedOut
 
 _LIMIT = 3 << 20  # bytes of an answer: as much as a request may have
 
@@ -46,19 +46,23 @@ class WebhookCaller:
         client = self._client(where, client_config.get("caBundle") or "")
         headers = {"content-type": "application/json", "accept": "application/json"}
         body = orjson.dumps(review)
+        path = f"{where.path}{'&' if '?' in where.path else '?'}timeout={timeout:g}s"
+        asked = f'failed to call webhook: Post "{where.base}{path}"'
         try:
-            reply = await client.request("POST", where.path, headers=headers, body=body, timeout=timeout, limit=_LIMIT)
+            reply = await client.request("POST", path, headers=headers, body=body, timeout=timeout, limit=_LIMIT)
+        except TimedOut as e:
+            raise CallFailed(f"{asked}: context deadline exceeded") from e
         except HttpError as e:
-            raise CallFailed(f'Post "{where.base}{where.path}": {e}') from e
+            raise CallFailed(f"{asked}: {e}") from e
         if reply.status != 200:
             shown = reply.body[:256].decode(errors="replace")
-            raise CallFailed(f'Post "{where.base}{where.path}": the server answered {reply.status}: {shown}')
+            raise CallFailed(f"{asked}: the server answered {reply.status}: {shown}")
         try:
             answer = orjson.loads(reply.body)
         except orjson.JSONDecodeError as e:
-            raise CallFailed(f'Post "{where.base}{where.path}": the answer is no JSON: {e}') from e
+            raise CallFailed(f"{asked}: the answer is no JSON: {e}") from e
         if not isinstance(answer, dict):
-            raise CallFailed(f'Post "{where.base}{where.path}": the answer is no object')
+            raise CallFailed(f"{asked}: the answer is no object")
         return answer
 
     def _client(self, where: _Where, bundle: str) -> Client:

@@ -1,8 +1,16 @@
 """The controllers that make a cluster out of an API: they speak only `machinery.api`, to Havre's server or any other.
 
-Of one kind, in the shape of `machinery.controller` (`controllers`):
+Of one kind each, in the shape of `machinery.controller` (`controllers`):
 
 cluster_role_aggregation  ClusterRoles made of other ClusterRoles
+deployment                one template runs as a ReplicaSet of its own; a new one takes over step by step
+replica_set, replication_controller   so many pods of a template (`replicas`)
+stateful_set              pods with a number, a name and storage of their own
+daemon_set                one pod on every node that can have it
+job, cron_job             pods that run to their end; at the times of a schedule
+endpoint_slice, endpoints, endpoint_slice_mirroring   where the pods of a Service are (`backends`)
+disruption                how many pods of a budget may be evicted now
+node_lifecycle, taint_eviction   silent nodes, and pods that must leave a node
 
 Woken by objects of every kind, on one light watch of all of them (`run`):
 
@@ -13,8 +21,12 @@ service_account     the account `default` in every namespace
 token_secret        secrets that hold a token of an account
 root_ca             the certificate of the API server, as a ConfigMap in every namespace
 storage_protection  claims, volumes and classes in use outlive their deletion
+job, endpoints      pods whose Job is gone are given free; Endpoints whose Service is gone go
+pod_garbage         pods that nobody will ever end
+ttl_after_finished  Jobs that have been finished for long enough
 
-Below them: `monitors` (the watch), `chore` (the loop), `graph` (who owns whom, pure), `served` (which kinds there are).
+Below them: `monitors` (the watch), `chore` (the loop), `graph` (who owns whom, pure), `served` (which kinds there are),
+`pods` (facts about pods, pure), `dependents` (claim, create, delete), `controller_revision`, `template_hash`.
 """
 
 from __future__ import annotations
@@ -25,8 +37,10 @@ from dataclasses import dataclass
 from havre.control.workloads import (
     chore,
     cluster_role_aggregation,
+    cron_job,
     daemon_set,
     deployment,
+    disruption,
     endpoint_slice,
     endpoint_slice_mirroring,
     endpoints,
@@ -67,8 +81,10 @@ def controllers() -> list[Controller]:
     """The controllers of one kind each."""
     kinds = (
         cluster_role_aggregation,
+        cron_job,
         daemon_set,
         deployment,
+        disruption,
         endpoint_slice,
         endpoint_slice_mirroring,
         endpoints,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from havre.api.errors import AlreadyExists, ApiError, NotFound
 from havre.api.meta import GVK, Obj, annotations_of, labels_of, name_of, namespace_of
@@ -67,10 +68,17 @@ def new_revision(owner: Obj, number: int, label: str) -> Obj:
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
         "metadata": meta,
-        "data": {"spec": {"template": {**template, "$patch": "replace"}}},
+        "data": {"spec": {"template": _sorted({**template, "$patch": "replace"})}},
         "revision": number,
     }
     return adopted(made, owner)
+
+
+def _sorted(value: Any) -> Any:
+    """Keys in the order of Go's maps: clients compare a revision with the template of its owner byte by byte."""
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(each) for each in value] if isinstance(value, list) else value
 
 
 async def revisions_of(owner: Obj, label: str, api: Api) -> Revisions:

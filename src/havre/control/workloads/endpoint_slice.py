@@ -90,7 +90,7 @@ def _placeholder(service: Obj, family: str, delete: Sequence[Obj]) -> Steps:
     for each in delete:
         if not each.get("endpoints") and not each.get("ports") and labels_of(each) == labels_of(empty):
             return Steps(delete=tuple(other for other in delete if other is not each))
-    return Steps(create=(empty,), delete=tuple(delete))
+    return _recycled([empty], [], [*delete], service)
 
 
 def _wanted(service: Obj, seen: Seen, family: str) -> tuple[dict[Ports, dict[str, Obj]], dict[Ports, list[Obj]]]:

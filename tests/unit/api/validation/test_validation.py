@@ -12,6 +12,7 @@ from havre.api.validation import (
     validate_metadata_update,
     validate_subresource_update,
 )
+from havre.api.validation.admission import client_config
 from havre.kit.names import dns1123_subdomain
 
 MEBIBYTE = 1 << 20
@@ -101,3 +102,13 @@ def test_debug_containers_never_go() -> None:
     old["spec"]["ephemeralContainers"] = [{"name": "d"}]
     errors = validate_subresource_update("ephemeralcontainers", new, old)
     assert [e.detail for e in errors] == ['existing ephemeral containers "d" may not be removed\n']
+
+
+def test_the_path_of_a_webhook_may_be_empty_and_else_begins_with_a_slash() -> None:
+    def problems(path: str) -> list[str]:
+        service = {"name": "s", "namespace": "n", "port": 443, "path": path}
+        return [str(e) for e in client_config("c", {"service": service})]
+
+    assert problems("") == []
+    assert problems("/ok") == []
+    assert problems("/a//b") == ['c.service.path: Invalid value: "/a//b": segment[1] may not be empty']

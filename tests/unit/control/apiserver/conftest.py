@@ -17,11 +17,11 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from havre.api import defaults
 from havre.api.meta import Obj
 from havre.control.apiserver import bootstrap, builtin
 from havre.control.apiserver.addresses import Addresses
 from havre.control.apiserver.admission.chain import Chain, standard
+from havre.control.apiserver.admission.served import ServedKinds
 from havre.control.apiserver.admission.webhooks import Webhooks
 from havre.control.apiserver.authn import Authenticator, parse_token_file
 from havre.control.apiserver.authz import Authorizer
@@ -209,12 +209,12 @@ async def running(directory: Path) -> AsyncIterator[Plane]:
         return True
 
     caller = WebhookCaller(lister)
-    webhooks = Webhooks(lister, caller, _json_patch, defaults=defaults.apply_defaults)
+    webhooks = Webhooks(lister, caller, _json_patch, complete=ServedKinds(registry).complete)
     admission = standard(lister, authorizer, charge, webhooks)
     objects = Objects(cache, admission, addresses)
     custom = CustomResources(registry, cache, objects)
     custom.start()
-    nodes = Nodes(registry, cache, lambda base, _agent: Client(base.replace("https:", "http:")))
+    nodes = Nodes(registry, cache, lambda base, _agent: Client(base.replace("https:", "http:")), objects.connected)
     handlers = Handlers(registry, cache, objects)
     subresources = Subresources(registry, cache, objects, handlers, tokens)
     api = ApiServer(

@@ -10,6 +10,7 @@ import pytest
 
 from havre.api.meta import Obj
 from havre.control.apiserver import custom
+from havre.control.apiserver.admission.served import ServedKinds
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -137,6 +138,15 @@ async def test_with_a_conversion_webhook_the_stored_version_is_served_and_others
     await plane.make(f"/apis/{group}/v1/namespaces/{namespace}/things", thing(group))
     reply = await plane.ask("GET", f"/apis/{group}/v2/namespaces/{namespace}/things/a")
     assert (reply.status, f"use {group}/v1, the stored version" in reply.message) == (500, True)
+
+
+async def test_what_a_webhook_has_made_of_an_object_is_pruned_and_defaulted(
+    plane: Any, namespace: str, group: str
+) -> None:
+    await install(plane, definition(group))
+    made = thing(group, spec={"unknown": 1})
+    ServedKinds(plane.registry).complete(made)
+    assert made["spec"] == {"size": 1}
 
 
 async def test_a_deleted_definition_takes_its_objects_along(plane: Any, namespace: str, group: str) -> None:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-from havre.api.errors import BadRequest
+from havre.api.errors import BadRequest, Forbidden
 from havre.control.apiserver import nodes
 from havre.wire.http.message import Answer, Request, Response, Stream, Tunnel, Upgrade, Writer
 from havre.wire.http.server import Server, serve
@@ -48,7 +48,11 @@ class Agent:
             return Upgrade([("upgrade", "websocket"), ("sec-websocket-protocol", "v5.channel.k8s.io")], self.echo)
         if request.path == "/refuse":
             return Response(403, [("x-why", "no")], b"not you")
-        return Response(200, [("content-type", "text/html"), ("x-method", request.method)], request.body or b"hello")
+        if request.path == "/page":
+            return Response(200, [("content-type", "text/html; charset=utf-8")], b'<a href="/x">x</a>')
+        if request.path == "/moved":
+            return Response(302, [("location", "/there?q=1")])
+        return Response(200, [("content-type", "text/plain"), ("x-method", request.method)], request.body or b"hello")
 
     def follow(self, writer: Writer) -> None:
         self.writers.append(writer)
@@ -246,6 +250,51 @@ async def test_exec_is_carried_both_ways_until_one_side_ends(plane: Any, home: s
     assert ends.closed
 
 
+async def test_a_log_over_a_websocket_comes_in_messages(plane: Any, home: str, agent: Agent) -> None:
+    headers = WEBSOCKET | {"sec-websocket-protocol": "binary.k8s.io", "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    answer = await plane.answer("GET", f"{home}/pods/proxy-web/log?container=b", headers=headers)
+    assert isinstance(answer, Upgrade)
+    assert ("sec-websocket-protocol", "binary.k8s.io") in answer.headers
+    ends: Any = Ends()
+    running = asyncio.ensure_future(answer.run(ends))
+    async with asyncio.timeout(5):
+        assert await ends.written.get() == b"\x82\x08one\ntwo\n"
+        assert (await ends.written.get())[:1] == b"\x88"
+        ends.to_read.put_nowait(b"")
+        await running
+    assert "upgrade" not in agent.asked[0].headers
+
+
+@pytest.mark.parametrize(
+    ("rest", "options"),
+    [
+        (
+            "exec?container=a&command=sh&command=-c&stdin=true",
+            {"stdin": True, "container": "a", "command": ["sh", "-c"]},
+        ),
+        ("attach?container=a&stdout=1", {"stdout": True, "container": "a"}),
+        ("portforward?ports=80,443", {"ports": [80, 443]}),
+        ("proxy/x?q=1", {"path": "/x"}),
+    ],
+)
+async def test_admission_is_asked_about_a_connection(
+    plane: Any, home: str, agent: Agent, monkeypatch: pytest.MonkeyPatch, rest: str, options: Any
+) -> None:
+    async def refuse(request: Any) -> None:
+        if request.operation == "CONNECT":
+            seen.append(request)
+            raise Forbidden("not allowed")
+
+    seen: list[Any] = []
+    monkeypatch.setattr(plane.admission, "validate", refuse)
+    reply = await plane.ask("GET", f"{home}/pods/proxy-web/{rest}", headers=WEBSOCKET)
+    assert (reply.status, reply.message, agent.asked) == (403, "not allowed", [])
+    subresource = rest.partition("?")[0].partition("/")[0]
+    kind = {"exec": "PodExec", "attach": "PodAttach", "portforward": "PodPortForward", "proxy": "PodProxy"}[subresource]
+    assert seen[0].attributes.subresource == subresource
+    assert seen[0].obj == {"kind": f"{kind}Options", "apiVersion": "v1", **options}
+
+
 async def test_a_refused_upgrade_keeps_the_answer_of_the_node(plane: Any, home: str, agent: Agent) -> None:
     reply = await plane.ask("GET", f"{home}/pods/proxy-web/proxy/refuse", headers=WEBSOCKET)
     assert (reply.status, reply.body, reply.headers["x-why"]) == (403, b"not you", "no")
@@ -271,7 +320,6 @@ async def test_port_forward_goes_to_the_pod(plane: Any, home: str, agent: Agent)
 @pytest.mark.parametrize(
     ("rest", "path"),
     [
-        ("pods/proxy-web/proxy", "/"),
         ("pods/proxy-web/proxy/", "/"),
         ("pods/proxy-web/proxy/a%20b/proxy/c?q=1", "/a%20b/proxy/c"),
         ("services/s/proxy/x/", "/x/"),
@@ -292,6 +340,29 @@ async def test_a_proxied_request_keeps_its_path(
     assert asked.path == path
     assert asked.headers["x-mine"] == "1"
     assert [h for h in asked.headers if h.startswith(("impersonate", "authorization"))] == []
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
+async def test_a_pod_is_asked_with_any_method(plane: Any, home: str, agent: Agent, method: str) -> None:
+    answer = await plane.answer(method, f"{home}/pods/proxy-web/proxy/x")
+    assert (answer.status, dict(answer.headers)["x-method"], agent.asked[0].method) == (200, method, method)
+    assert (await plane.ask(method, f"{home}/pods/proxy-web")).status == 405
+
+
+async def test_a_proxied_page_without_a_path_is_the_one_with_a_slash(plane: Any, home: str, agent: Agent) -> None:
+    answer = await plane.ask("GET", f"{home}/pods/proxy-web/proxy?a=1")
+    assert (answer.status, answer.headers["location"]) == (301, f"{home}/pods/proxy-web/proxy/?a=1")
+    carried = await plane.answer("PUT", f"{home}/pods/proxy-web/proxy")
+    assert (carried.status, agent.asked[0].path) == (200, "/")
+
+
+async def test_links_and_redirects_of_a_pod_lead_through_the_proxy(plane: Any, home: str, agent: Agent) -> None:
+    asked = {"accept": "text/html", "accept-encoding": "gzip"}
+    page = await plane.ask("GET", f"{home}/pods/proxy-web/proxy/page", headers=asked)
+    assert page.body == f'<a href="{home}/pods/proxy-web/proxy/x">x</a>'.encode()
+    assert "accept-encoding" not in agent.asked[0].headers
+    moved = await plane.answer("GET", f"{home}/services/s/proxy/moved")
+    assert dict(moved.headers)["location"] == f"{home}/services/s/proxy/there?q=1"
 
 
 async def test_a_proxied_request_keeps_method_and_body(plane: Any, home: str, agent: Agent, sink: Any) -> None:

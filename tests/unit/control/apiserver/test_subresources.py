@@ -121,11 +121,10 @@ async def budget(plane: Any, namespace: str, name: str, allowed: int) -> str:
     return f"{url}/{name}"
 
 
-async def running(plane: Any, namespace: str, name: str) -> str:
+async def running(plane: Any, namespace: str, name: str, *, ready: bool = True) -> str:
     url = await pod(plane, namespace, name, nodeName="n1")
-    assert (
-        await plane.ask("PATCH", f"{url}/status", {"status": {"phase": "Running"}}, content_type=MERGE)
-    ).status == 200
+    status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]}
+    assert (await plane.ask("PATCH", f"{url}/status", {"status": status}, content_type=MERGE)).status == 200
     return url
 
 
@@ -142,6 +141,25 @@ async def test_two_evictions_share_a_budget_of_one(plane: Any, namespace: str) -
     assert (await plane.ask("GET", one)).json()["status"]["disruptionsAllowed"] == 0
     marked = ["deletionTimestamp" in (await plane.ask("GET", p)).json()["metadata"] for p in pods]
     assert sorted(marked) == [False, True]
+
+
+async def test_an_evicted_pod_says_why_it_ends(plane: Any, namespace: str) -> None:
+    url = await running(plane, namespace, "a")
+    seen = (await plane.ask("GET", url)).json()["metadata"]
+    body = {"metadata": {"name": "a"}, "deleteOptions": {"preconditions": {"resourceVersion": seen["resourceVersion"]}}}
+    assert (await plane.ask("POST", f"{url}/eviction", body)).status == 201
+    now = (await plane.ask("GET", url)).json()
+    assert "deletionTimestamp" in now["metadata"]
+    mark = {one["type"]: one for one in now["status"]["conditions"]}["DisruptionTarget"]
+    assert (mark["status"], mark["reason"]) == ("True", "EvictionByEvictionAPI")
+    assert (await plane.ask("POST", f"{url}/eviction", body)).status == 409
+
+
+async def test_a_pod_that_is_not_ready_costs_no_disruption(plane: Any, namespace: str) -> None:
+    url = await running(plane, namespace, "a", ready=False)
+    one = await budget(plane, namespace, "b", 0)
+    assert (await plane.ask("POST", f"{url}/eviction", {"metadata": {"name": "a"}})).status == 201
+    assert (await plane.ask("GET", one)).json()["status"].get("disruptedPods") is None
 
 
 async def test_two_budgets_for_one_pod_are_an_error(plane: Any, namespace: str) -> None:

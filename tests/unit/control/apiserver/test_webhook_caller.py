@@ -91,7 +91,7 @@ async def test_an_answer_that_is_none_fails_with_the_url(
     url = f"https://127.0.0.1:{server.port}{path}"
     with pytest.raises(CallFailed) as e:
         await caller({"url": url, "caBundle": bundle}, {}, 5)
-    assert str(e.value).startswith(f'Post "{url}": ')
+    assert str(e.value).startswith(f'failed to call webhook: Post "{url}?timeout=5s": ')
     assert message in str(e.value)
 
 
@@ -105,7 +105,10 @@ async def test_a_webhook_that_nobody_signed_is_not_trusted(caller: WebhookCaller
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"url": "https://127.0.0.1:1/x"}, 'Post "https://127.0.0.1:1/x": connect to .*: connection refused'),
+        (
+            {"url": "https://127.0.0.1:1/x"},
+            'Post "https://127.0.0.1:1/x\\?timeout=5s": connect to .*: connection refused',
+        ),
         ({"url": "https://127.0.0.1:1/x", "caBundle": "%%"}, "the caBundle of 127.0.0.1 cannot be used"),
         ({"url": "https://127.0.0.1:1/x", "caBundle": "aGVsbG8="}, "the caBundle of 127.0.0.1 cannot be used"),
         ({"service": {"namespace": "shop", "name": "absent"}}, 'service "absent" not found in namespace "shop"'),

@@ -47,6 +47,13 @@ class ServedKinds:
             made = source.encode(made)
         return target.decode(made) if target.decode else made
 
+    def complete(self, obj: Obj) -> None:
+        """What the schema does with an object that a webhook has changed: unknown fields go, defaults come."""
+        resource = self._registry.of_kind(*GVK.of(obj))
+        if resource is not None:
+            resource.rules.prune(obj)
+            resource.rules.default(obj)
+
 
 def _by_place(registry: Registry) -> dict[GVR, list[tuple[GVR, GVK]]]:
     places: dict[str, list[Resource]] = {}

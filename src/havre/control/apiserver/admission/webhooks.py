@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 GROUP = "admissionregistration.k8s.io"
 API_VERSION = "admission.k8s.io/v1"
 DEFAULT_TIMEOUT = 10.0
+LATE = 1.5  # of its timeout, then a call that does not keep it is given up
 
 # A webhook that could stop its own removal would lock everybody out.
 _EXEMPT = frozenset(
@@ -159,7 +160,7 @@ class Webhooks:
         conditions: Conditions | None = None,
         equivalents: Equivalents | None = None,
         convert: Convert | None = None,
-        defaults: Callable[[Obj], None] | None = None,
+        complete: Callable[[Obj], None] | None = None,
     ) -> None:
         self._lister = lister
         self._call = call
@@ -167,7 +168,7 @@ class Webhooks:
         self._conditions = conditions
         self._equivalents = equivalents
         self._convert = convert
-        self._defaults = defaults
+        self._complete = complete
         self._compiled: dict[tuple[str, str], tuple[str, tuple[_Hook, ...]]] = {}
 
     def mutate_any(self) -> bool:
@@ -327,8 +328,8 @@ class Webhooks:
             return False
         if match.gvk != req.gvk and self._convert is not None:
             after = self._convert(after, req.gvk)
-        if self._defaults is not None:
-            self._defaults(after)
+        if self._complete is not None:
+            self._complete(after)
         req.obj = after
         return True
 
@@ -351,7 +352,7 @@ class Webhooks:
     async def _response(self, hook: _Hook, review: Obj, *, mutating: bool) -> Obj:
         seconds = float(hook.raw.get("timeoutSeconds") or DEFAULT_TIMEOUT)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds * LATE):  # the call keeps the time itself, and says where it went
                 answer = await self._call(hook.raw["clientConfig"], review, seconds)
         except TimeoutError as e:
             raise CallFailed("failed to call webhook: context deadline exceeded") from e
