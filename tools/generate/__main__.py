@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.generate import grpc, kinds, openapi, pack, protos, schemas, shapes
+from tools.generate import flux, grpc, kinds, openapi, pack, protos, schemas, shapes
 from tools.generate.sources import Sources
 
 
@@ -23,6 +23,7 @@ def main() -> None:
     openapi.write(documents, openapi.swagger(sources.swagger(), documents, enumerations))
     shapes.main()
     grpc.main()
+    flux.main()
 
 
 def served(path: str, groups: dict[str, list[str]]) -> bool:

@@ -117,12 +117,15 @@ class Controller:
     owns: tuple[GVK, ...] = ()  # kinds it applies for itself alone; what it no longer plans is deleted
     wakes: Mapping[GVK, Wake] = field(default_factory=dict)  # whose changes concern which of our objects
     selects: Mapping[GVK, Selects] = field(default_factory=dict)  # as `wakes`, where only our object can tell
+    narrowed: Mapping[GVK, str] = field(default_factory=dict)  # label selectors of kinds that only wake: few of many
+    anywhere: bool = False  # `selects` is asked of our objects in every namespace, not in that of the changed one
     finalize: Finalize | None = None  # before the object goes; raises Waiting to be asked again
     manager: str = ""  # field manager; default: havre-<kind>
     component: str = ""  # who tells the events, and is counted; default: the manager
     finalizer: str = ""  # default: havre.dev/<manager>
     workers: int = WORKERS
     words: Words | None = WORDS  # None: the kind has no conditions
+    transient: tuple[str, ...] = ()  # conditions that go when a pass does not name them, beside those of `words`
     suspendable: bool = True  # `spec.suspend: true` means: leave it alone
     cached: bool = False  # its get and list are answered by informers where there are
     base: float = BASE  # seconds before the first retry of a failure
@@ -360,7 +363,11 @@ class Loop:
                 work.said.values(),
                 now=rfc3339(self._clock()),
                 generation=generation,
-                transient=(self.controller.words.stalled, self.controller.words.reconciling),
+                transient=(
+                    self.controller.words.stalled,
+                    self.controller.words.reconciling,
+                    *self.controller.transient,
+                ),
             )
             if generation:
                 status["observedGeneration"] = generation
@@ -517,8 +524,12 @@ class Running:
         )
         self._main.index(_UIDS, lambda obj: (_uid(obj),))
         owns = {gvk: informers.of(gvk) for gvk in controller.owns}
-        wakes = [(informers.of(gvk), wake) for gvk, wake in controller.wakes.items()]
-        wakes += [(informers.of(gvk), self._selecting(selects)) for gvk, selects in controller.selects.items()]
+        narrowed = controller.narrowed
+        wakes = [(informers.of(gvk, labels=narrowed.get(gvk, "")), wake) for gvk, wake in controller.wakes.items()]
+        wakes += [
+            (informers.of(gvk, labels=narrowed.get(gvk, "")), self._selecting(selects, controller.anywhere))
+            for gvk, selects in controller.selects.items()
+        ]
         self._informers = [self._main, *owns.values(), *[informer for informer, _ in wakes]]
         self.loop = Loop(
             controller,
@@ -558,9 +569,9 @@ class Running:
         for uid in owners_of(child):
             yield from map(Ref.of, self._main.by(_UIDS, uid))
 
-    def _selecting(self, selects: Selects) -> Wake:
+    def _selecting(self, selects: Selects, anywhere: bool) -> Wake:
         def wake(changed: Obj) -> Iterable[Ref]:
-            for ours in self._main.list(changed["metadata"].get("namespace", "")):
+            for ours in self._main.list("" if anywhere else changed["metadata"].get("namespace", "")):
                 if selects(ours, changed):
                     yield Ref.of(ours)
 

@@ -113,6 +113,19 @@ async def test_stalled_is_said_and_not_retried() -> None:
     assert said(api) == {"Ready": ("True", "Succeeded")}
 
 
+async def test_a_condition_of_ones_own_can_be_there_only_while_it_is_said() -> None:
+    plans = iter([(Condition("Fetched", False, "No"), Condition("Kept", True, "Yes")), ()])
+
+    async def reconcile(_obj: Obj, _api: Api) -> Plan:
+        return Plan(conditions=next(plans))
+
+    api, made = FakeApi(box()), Controller(BOX, reconcile, transient=("Fetched",))
+    await made.once(REF, api)
+    assert set(said(api)) == {"Fetched", "Kept", "Ready"}
+    await made.once(REF, api)
+    assert set(said(api)) == {"Kept", "Ready"}
+
+
 async def test_waiting_names_its_own_delay() -> None:
     api = FakeApi(box())
     assert await controller(raising(Waiting("NotFetched", "git", 30))).once(REF, api) == Outcome(30)
