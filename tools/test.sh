@@ -18,6 +18,7 @@ for tier in "${tiers[@]}"; do
   echo "== $tier"
   parallel=(-n 2 --dist loadfile)
   [[ $tier == kernel || $tier == e2e ]] && parallel=(-n 0)
+  [[ $tier == e2e ]] && parallel+=(-p no:randomly) # the tests of one machine tell a story, in their order
   .venv/bin/pytest "tests/$tier" -q "${parallel[@]}" --junitxml="$reports/$tier.xml"
   status=$?
   ((status == 0 || status == 5)) || broken=1

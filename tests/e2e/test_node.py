@@ -170,7 +170,8 @@ def test_a_job_completes_and_a_failing_container_backs_off(host: Machine) -> Non
 
     def waiting() -> bool:
         statuses = host.get("pod", "crash")["status"].get("containerStatuses") or [{}]
-        return (statuses[0].get("state") or {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        reason: str = (statuses[0].get("state") or {}).get("waiting", {}).get("reason", "")
+        return reason == "CrashLoopBackOff"
 
     eventually("it backs off", waiting)
     last = host.get("pod", "crash")["status"]["containerStatuses"][0]["lastState"]["terminated"]
@@ -215,7 +216,7 @@ def test_killing_any_process_fails_no_request_and_restarts_no_container(web: Mac
         [*web.inside, "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        for name in ("node", "control", "supervisor"):
+        for name in ("node", "control", "platform", "supervisor"):
             killed = web.processes()[name]
             kill(killed)
             eventually(f"{name} is back", lambda n=name, k=killed: web.processes().get(n, k) != k, 60)  # type: ignore[misc]
@@ -227,6 +228,16 @@ def test_killing_any_process_fails_no_request_and_restarts_no_container(web: Mac
     web.kubectl("wait", "--for=condition=Ready", "pod", "-l", "app=web", "--timeout=60s", seconds=70)
     assert {p["metadata"]["name"]: p["status"]["containerStatuses"][0]["containerID"] for p in pods(web)} == before
     assert [p["status"]["containerStatuses"][0]["restartCount"] for p in pods(web)] == [0, 0]
+
+
+def test_an_image_comes_through_a_mirror(web: Machine) -> None:
+    mirror = web.data / "certs.d/_default/hosts.toml"
+    mirror.parent.mkdir(parents=True)
+    mirror.write_text('[host."http://127.0.0.1:5000"]\n')
+    body = deployment("mirrored", replicas=1, image="registry.example/web:1")
+    web.apply(body)
+    web.kubectl("rollout", "status", "deployment/mirrored", "--timeout=30s", seconds=40)
+    web.kubectl("delete", "deployment", "mirrored", "--wait=false")
 
 
 def leftovers(host: Machine) -> list[str]:

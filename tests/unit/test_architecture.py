@@ -71,7 +71,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "sortedcontainers": ("control/",),
     "uvloop": ("wire/http/", "cli/", "app/supervisor.py"),
     "yaml": ("lang/yaml.py",),
-    "zstandard": ("api/", "control/apiserver/", "node/runtime/"),
+    "zstandard": ("api/", "control/apiserver/", "node/runtime/", "platform/gitops/crds.py"),
 }
 PACKAGES = {
     "protobuf": "google",

@@ -7,6 +7,7 @@ instance: havre
 api: {host: 127.0.0.1, port: 6443, names: [havre.example], serviceCIDR: 10.96.0.0/16, tokenFile: /etc/havre/tokens.csv}
 node: {enabled: true, name: harbour, address: 192.0.2.10, podCIDR: 10.42.0.0/24, agentPort: 10250, dnsPort: 10053,
        registryPort: 5000}
+platform: {kubeconfig: /etc/havre/other.kubeconfig, artifactPort: 9790}
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Config:
     agent_port: int = 10250
     dns_port: int = 10053
     registry_port: int = 5000
+    platform_kubeconfig: Path | None = None  # of the cluster that the platform works for; None: our own
+    artifact_port: int = 9790
 
     @property
     def gateway(self) -> str:
@@ -124,6 +127,7 @@ _TOP = {
     "instance": ("instance", str),
     "api": ("", dict),
     "node": ("", dict),
+    "platform": ("", dict),
 }
 _NODES: Mapping[str, tuple[str, type]] = {
     "enabled": ("with_node", bool),
@@ -134,7 +138,11 @@ _NODES: Mapping[str, tuple[str, type]] = {
     "dnsPort": ("dns_port", int),
     "registryPort": ("registry_port", int),
 }
-_PATHS = ("data_dir", "run_dir", "token_file")
+_PLATFORM: Mapping[str, tuple[str, type]] = {
+    "kubeconfig": ("platform_kubeconfig", str),
+    "artifactPort": ("artifact_port", int),
+}
+_PATHS = ("data_dir", "run_dir", "token_file", "platform_kubeconfig")
 _API: Mapping[str, tuple[str, type]] = {
     "host": ("api_host", str),
     "port": ("api_port", int),
@@ -185,9 +193,10 @@ def _read(path: Path) -> dict[str, Any]:
     top.pop("", None)
     api = _typed(raw.get("api", {}), _API, path, "api.")
     node = _typed(raw.get("node", {}), _NODES, path, "node.")
+    platform = _typed(raw.get("platform", {}), _PLATFORM, path, "platform.")
     if "api_names" in api:
         api["api_names"] = tuple(map(str, api["api_names"]))
-    return top | api | node
+    return top | api | node | platform
 
 
 def _typed(raw: Any, known: Mapping[str, tuple[str, type]], path: Path, prefix: str) -> dict[str, Any]:
@@ -209,7 +218,7 @@ def _checked(config: Config, chosen: Collection[str], path: Path) -> Config:
         """Where the value comes from: an option of the command, or the file."""
         return f"--{field.replace('_', '-')}" if field in chosen else f"{path}: {_SETTINGS[field]}"
 
-    for field in ("api_port", "agent_port", "dns_port", "registry_port"):
+    for field in ("api_port", "agent_port", "dns_port", "registry_port", "artifact_port"):
         port = getattr(config, field)
         if not 0 <= port <= 65535:
             raise ConfigError(f"{named(field)} {port} is no port; choose one from 1 to 65535")
@@ -234,6 +243,7 @@ _SETTINGS = {
     "instance": "instance",
     **{field: f"api.{key}" for key, (field, _) in _API.items()},
     **{field: f"node.{key}" for key, (field, _) in _NODES.items()},
+    **{field: f"platform.{key}" for key, (field, _) in _PLATFORM.items()},
 }
 
 

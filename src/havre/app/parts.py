@@ -65,8 +65,18 @@ async def _node(config: Config) -> AsyncIterator[str]:
         yield line
 
 
+@asynccontextmanager
+async def _platform(config: Config) -> AsyncIterator[str]:
+    """The products, on our cluster or another."""
+    from havre.app import platform
+
+    async with platform.platform(config) as line:
+        yield line
+
+
 PARTS: tuple[Part, ...] = (
     Part("control", "API server, store, scheduler and workload controllers; needs no root", _control),
     Part("runtime", "container runtime alone: CRI on a socket, as containerd is run; needs root", _runtime),
     Part("node", "this machine as a node: runtime, network and agent; needs root and a control part", _node),
+    Part("platform", "delivery from Git, on this cluster or another (--kubeconfig); needs no root", _platform),
 )

@@ -1,13 +1,15 @@
-"""The processes of an instance: forked in order, each when the one before it is ready; watched, and started again.
+"""The processes of an instance: started in order, each when the one before it is ready; watched, and started again.
 
 The supervisor imports what its children share and starts no thread and no loop, so that a fork is cheap, safe and
-shares memory. A child that ends is forked again after a back-off; one that ends before it was ever ready ends the whole
-start. Children notice that their supervisor is gone (killed) and stop; the first of them then becomes the supervisor:
-it runs `havre up` again in its place. Containers and the datapath do not notice any of this.
+shares memory. All are forked at once: while a child waits for its turn it imports what only it needs. A child that ends
+is forked again after a back-off; one that ends before it was ever ready ends the whole start. Children notice that
+their supervisor is gone (killed) and stop; the first of them then becomes the supervisor: it runs `havre up` again in
+its place. Containers and the datapath do not notice any of this.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import importlib
@@ -43,6 +45,7 @@ class Process:
     name: str
     parts: tuple[Part, ...]
     preload: tuple[str, ...] = ()  # modules that it needs, and others may share
+    own: tuple[str, ...] = ()  # modules that no other needs
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class _Child:
     pid: int = 0
     descriptor: int = -1  # pidfd
     pipe: int = -1  # what it says until it is ready
+    gate: int = -1  # a byte, and it starts its parts
     said: bytes = b""
     ready: bool = False
     failure: str = ""
@@ -87,6 +91,8 @@ class Supervisor:
         background.write_record(self._config)
         try:
             for child in self._children:
+                self._fork(child)
+            for child in self._children:
                 if not self._first_start(child, say):
                     return
             ready()
@@ -113,7 +119,7 @@ class Supervisor:
 
     def _first_start(self, child: _Child, say: Callable[[str], None]) -> bool:
         """Whether to go on. Raises StartFailed when the child ends before it is ready."""
-        self._fork(child)
+        self._open_gate(child)
         while not child.ready and not self._stopping:
             self._turn(say)
             if not child.alive and not child.ready:
@@ -136,6 +142,7 @@ class Supervisor:
         for child in self._children:
             if child.due and child.due <= now and not child.alive and not self._stopping:
                 self._fork(child)
+                self._open_gate(child)
 
     def _hear(self, child: _Child, say: Callable[[str], None]) -> None:
         data = os.read(child.pipe, 65536)
@@ -152,6 +159,17 @@ class Supervisor:
             else:
                 child.ready = True
 
+    def _open_gate(self, child: _Child) -> None:
+        if child.gate >= 0:
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                os.write(child.gate, b"1")
+        self._close_gate(child)
+
+    def _close_gate(self, child: _Child) -> None:
+        if child.gate >= 0:
+            os.close(child.gate)
+            child.gate = -1
+
     def _close_pipe(self, child: _Child) -> None:
         if child.pipe >= 0:
             self._poller.unregister(child.pipe)
@@ -163,6 +181,7 @@ class Supervisor:
         self._poller.unregister(child.descriptor)
         os.close(child.descriptor)
         child.descriptor = -1
+        self._close_gate(child)
         while child.pipe >= 0:  # its last words
             self._hear(child, log.info)
         if self._stopping:
@@ -175,17 +194,19 @@ class Supervisor:
 
     def _fork(self, child: _Child) -> None:
         read, write = os.pipe2(os.O_CLOEXEC)
+        turn, gate = os.pipe2(os.O_CLOEXEC)
         parent = os.pidfd_open(os.getpid())
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
             os.close(read)
+            os.close(gate)
             self._close_everything()
-            _live(child.process, self._config, write, parent, self._again if child is self._children[0] else ())
-        os.close(write)
-        os.close(parent)
-        child.pid, child.pipe, child.descriptor = pid, read, os.pidfd_open(pid)
+            _live(child.process, self._config, write, turn, parent, self._again if child is self._children[0] else ())
+        for descriptor in (write, turn, parent):
+            os.close(descriptor)
+        child.pid, child.pipe, child.gate, child.descriptor = pid, read, gate, os.pidfd_open(pid)
         child.said, child.failure, child.due, child.since = b"", "", 0.0, time.monotonic()
         self._poller.register(child.pipe, select.POLLIN)
         self._poller.register(child.descriptor, select.POLLIN)
@@ -195,7 +216,11 @@ class Supervisor:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        for descriptor in (*self._wake, *(d for c in self._children for d in (c.pipe, c.descriptor) if d >= 0)):
+        for child in self._children:
+            for descriptor in (child.pipe, child.gate, child.descriptor):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        for descriptor in self._wake:
             os.close(descriptor)
 
     def _stop_all(self) -> None:
@@ -220,7 +245,17 @@ def _wait_for_predecessor(config: Config, name: str) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def _live(process: Process, config: Config, pipe: int, parent: int, again: Sequence[str]) -> None:
+def _wait_for_turn(process: Process, turn: int) -> bool:
+    """Get ready meanwhile. False: the supervisor is gone."""
+    for module in process.own:
+        with contextlib.suppress(ImportError, OSError):  # the part that needs it says what to install
+            importlib.import_module(module)
+    gc.collect()
+    with os.fdopen(turn, "rb") as gate:
+        return gate.read(1) != b""
+
+
+def _live(process: Process, config: Config, pipe: int, turn: int, parent: int, again: Sequence[str]) -> None:
     """The life of a child; never returns."""
     import uvloop
 
@@ -235,6 +270,7 @@ def _live(process: Process, config: Config, pipe: int, parent: int, again: Seque
         def ready() -> None:
             say("")
             words.close()
+            gc.freeze()  # what is here now stays: collections need not walk it
 
         def succeed() -> None:
             background.write_record(config)  # from now on `havre down` speaks to us
@@ -242,6 +278,8 @@ def _live(process: Process, config: Config, pipe: int, parent: int, again: Seque
         told = True
         try:
             _wait_for_predecessor(config, process.name)
+            if not _wait_for_turn(process, turn):
+                os._exit(0)
             orphaned = succeed if again else lambda: None
             told = uvloop.run(runner.run(process.parts, config, say, ready, parent=parent, orphaned=orphaned))
             code = 0

@@ -56,6 +56,13 @@ def settings(function: Command) -> Command:
         click.option("--agent-port", type=int, help="Port of the node agent.  [default: 10250]"),
         click.option("--dns-port", type=int, help="Port of the cluster DNS on the pods' gateway.  [default: 10053]"),
         click.option("--registry-port", type=int, help="Port of the image registry on loopback.  [default: 5000]"),
+        click.option(
+            "--kubeconfig",
+            "platform_kubeconfig",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="The cluster that the platform part works for.  [default: this one]",
+        ),
+        click.option("--artifact-port", type=int, help="Port of what was read from Git.  [default: 9790]"),
     ):
         function = option(function)
     return function

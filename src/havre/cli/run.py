@@ -28,6 +28,9 @@ def command(
     """Run parts of Havre in the foreground until Ctrl-C.
 
     \b
-    control   API server, store and workload controllers; needs no root
+    control   API server, store, scheduler and workload controllers; needs no root
+    runtime   the container runtime alone, as containerd is run
+    node      this machine as a node: runtime, network and agent
+    platform  delivery from Git, on this cluster or (--kubeconfig) another
     """
     run_parts(parts, load(config_file, data_dir=data_dir, run_dir=run_dir, **chosen), verbose=verbose)

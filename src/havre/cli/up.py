@@ -62,7 +62,7 @@ def up(
 
 def _arguments(config_file: Path | None, *, with_node: bool | None, **chosen: Any) -> list[str]:
     """The options again, for the instance in the background."""
-    pairs = {"config": config_file, **chosen}
+    pairs = {"config": config_file, "kubeconfig": chosen.pop("platform_kubeconfig", None), **chosen}
     flags = {None: [], True: ["--with-node"], False: ["--without-node"]}[with_node]
     return [*flags, *(f"--{key.replace('_', '-')}={value}" for key, value in pairs.items() if value is not None)]
 
@@ -125,7 +125,7 @@ def _hints(config: Config) -> None:
         f"""
 Try
   export KUBECONFIG={shlex.quote(str(config.kubeconfig))}
-  kubectl get namespaces
+  kubectl get nodes,pods,services -A
 Stop it with `havre down{own}`; what is stored stays."""
     )
 

@@ -35,11 +35,13 @@ runDir: /running
 instance: second
 api: {host: 127.0.0.2, port: 7443, names: [a.example, b.example], serviceCIDR: 10.1.0.0/20, tokenFile: /tokens}
 node: {enabled: false, name: n1, address: 192.0.2.7, podCIDR: 10.2.0.0/24, agentPort: 1, dnsPort: 2, registryPort: 3}
+platform: {kubeconfig: /other, artifactPort: 4}
 """)
     )
     assert found == config.Config(
         Path("/data"), "127.0.0.2", 7443, ("a.example", "b.example"), "10.1.0.0/20", Path("/tokens"),
         Path("/running"), "second", False, "n1", "192.0.2.7", "10.2.0.0/24", 1, 2, 3,
+        Path("/other"), 4,
     )  # fmt: skip
     assert (found.gateway, found.cluster_dns) == ("10.2.0.1", "10.1.0.10")
     assert found.kubeconfig == Path("/data/control/admin.kubeconfig")
@@ -59,6 +61,11 @@ def test_an_empty_file_says_nothing(write: Any) -> None:
     assert load(write("")).api_port == 6443
 
 
+def test_mirrors_of_registries_are_set_beside_the_configuration_or_the_data(tmp_path: Path) -> None:
+    assert config.Config(config.SYSTEM_DATA).registry_hosts == tmp_path / "certs.d"
+    assert config.Config(Path("/data")).registry_hosts == Path("/data/certs.d")
+
+
 def test_the_data_of_a_user_lives_in_her_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_STATE_HOME", "/home/x/state")
@@ -71,7 +78,7 @@ def test_the_data_of_a_user_lives_in_her_home(monkeypatch: pytest.MonkeyPatch) -
     ("text", "message"),
     [
         ("api: {prot: 1}", "unknown setting api.prot; known are host, port, names, serviceCIDR, tokenFile"),
-        ("dataDri: /x", "unknown setting dataDri; known are dataDir, runDir, instance, api, node"),
+        ("dataDri: /x", "unknown setting dataDri; known are dataDir, runDir, instance, api, node, platform"),
         ("node: {podCIDR: 10.96.1.0/24}", "node.podCIDR 10.96.1.0/24 and "),
         ("node: {name: A_b}", "node.name 'A_b' must be a DNS name"),
         ("node: {agentPort: 99999}", "node.agentPort 99999 is no port"),

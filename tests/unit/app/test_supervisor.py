@@ -47,7 +47,9 @@ class Running:
 
     def __init__(self, data: Path, **env: str) -> None:
         program = textwrap.dedent(PROGRAM)
-        settings = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "DATA": str(data), "PROGRAM": program, **env}
+        whole_lines = {"PYTHONUNBUFFERED": ""}  # several processes write to the pipe
+        places = {"PYTHONPATH": str(ROOT / "src"), "DATA": str(data), "PROGRAM": program}
+        settings = {**os.environ, **whole_lines, **places, **env}
         self.process = subprocess.Popen(
             [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=settings
         )
@@ -105,6 +107,13 @@ def test_a_part_that_cannot_start_ends_the_start_with_its_reason(start: Any) -> 
     running.pid("first")
     assert running.line() == "stopped first"
     assert running.line() == "failed start second: no"
+    assert running.process.wait(10) == 1
+
+
+def test_a_process_that_waits_for_its_turn_ends_with_a_start_that_fails(start: Any) -> None:
+    running = start(FAILS="first")
+    assert running.line() == "failed start first: no"
+    assert running.line() == ""  # the end of everything that held the pipe
     assert running.process.wait(10) == 1
 
 
