@@ -31,7 +31,7 @@ TOOLS = ("dig", "curl", "ss", "nc", "getent")
 USERS = """root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/usr/sbin:/sbin/nologin
 nobody:x:65534:65534:nobody:/:/sbin/nologin
-user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh
+user-defined-in-image:x:1000:1000::/:/bin/sh
 """
 GROUPS = """root:x:0:
 daemon:x:1:

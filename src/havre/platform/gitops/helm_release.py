@@ -100,6 +100,7 @@ class Reconciler:
             config = await values_of(obj, api)
             packed, metadata = await self._chart(source)
             acting = self._acting(obj, api)
+            _refuse_unsupported(obj["spec"])
         except NotReady as missing:
             return _not_ready(obj, missing)
         except ValueError as error:
@@ -164,6 +165,14 @@ class Reconciler:
         if self.impersonate is None:
             raise NotReady("RESTClientError", f"spec.serviceAccountName: cannot act as {account} here")
         return self.impersonate(obj["metadata"]["namespace"], account)
+
+
+def _refuse_unsupported(spec: Obj) -> None:
+    """What would be delivered without it is something else than was asked for. Raises NotReady."""
+    if spec.get("postRenderers"):
+        raise NotReady(
+            "BuildFailed", "spec.postRenderers: not supported; use a Kustomization to patch what a chart makes"
+        )
 
 
 @dataclass(slots=True)

@@ -26,9 +26,9 @@ def unfold(data: bytes, limits: Limits | None = None) -> bytes:
     "data",
     [
         TEXT,
-        gzip.compress(TEXT),
-        gzip.compress(TEXT[:7]) + gzip.compress(b"") + gzip.compress(TEXT[7:]),
-        gzip.compress(TEXT) + bytes(512),
+        gzip.compress(TEXT, mtime=0),
+        gzip.compress(TEXT[:7], mtime=0) + gzip.compress(b"", mtime=0) + gzip.compress(TEXT[7:], mtime=0),
+        gzip.compress(TEXT, mtime=0) + bytes(512),
         zstandard.compress(TEXT),
         zstandard.compress(TEXT[:7]) + zstandard.compress(TEXT[7:]),
         SKIPPABLE + zstandard.compress(TEXT) + SKIPPABLE,
@@ -42,8 +42,8 @@ def test_the_content_decides_how_it_is_read(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (gzip.compress(TEXT)[:-9], "gzip stream is damaged"),
-        (gzip.compress(TEXT)[:40] + b"junk" + gzip.compress(TEXT)[44:], "gzip stream is damaged"),
+        (gzip.compress(TEXT, mtime=0)[:-9], "gzip stream is damaged"),
+        (gzip.compress(TEXT, mtime=0)[:40] + b"junk" + gzip.compress(TEXT, mtime=0)[44:], "gzip stream is damaged"),
         (zstandard.compress(TEXT)[:9] + b"junk" + zstandard.compress(TEXT)[13:], "zstd stream is damaged"),
         (bz2.compress(TEXT), "bzip2"),
         (b"\xfd7zXZ\0", "xz"),

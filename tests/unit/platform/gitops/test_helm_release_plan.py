@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from havre.platform.gitops import helm_release
 from havre.platform.gitops.helm.release import Release
 from havre.platform.gitops.helm.values import digest
+from havre.platform.gitops.helm_release_needs import NotReady
 from havre.platform.gitops.helm_release_plan import (
     Action,
     Counts,
@@ -110,3 +112,9 @@ def test_force_counts_once_and_only_together_with_a_request() -> None:
     assert forced({"metadata": {"annotations": said}})
     assert not forced({"metadata": {"annotations": {**said, "reconcile.fluxcd.io/requestedAt": "later"}}})
     assert not forced({"metadata": {"annotations": said}, "status": {"lastHandledForceAt": "now"}})
+
+
+def test_post_renderers_are_refused_rather_than_left_out() -> None:
+    with pytest.raises(NotReady, match="spec.postRenderers: not supported"):
+        helm_release._refuse_unsupported({"postRenderers": [{"kustomize": {"patches": []}}]})
+    helm_release._refuse_unsupported({"postRenderers": []})
