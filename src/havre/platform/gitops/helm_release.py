@@ -171,7 +171,7 @@ def _refuse_unsupported(spec: Obj) -> None:
     """What would be delivered without it is something else than was asked for. Raises NotReady."""
     if spec.get("postRenderers"):
         raise NotReady(
-            "BuildFailed", "spec.postRenderers: not supported; use a Kustomization to patch what a chart makes"
+            "BuildFailed", "spec.postRenderers: not supported; patch in a Kustomization instead"
         )
 
 

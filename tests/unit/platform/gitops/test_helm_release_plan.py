@@ -115,6 +115,6 @@ def test_force_counts_once_and_only_together_with_a_request() -> None:
 
 
 def test_post_renderers_are_refused_rather_than_left_out() -> None:
-    with pytest.raises(NotReady, match="spec.postRenderers: not supported"):
+    with pytest.raises(NotReady, match=r"spec\.postRenderers: not supported"):
         helm_release._refuse_unsupported({"postRenderers": [{"kustomize": {"patches": []}}]})
     helm_release._refuse_unsupported({"postRenderers": []})
