@@ -170,9 +170,7 @@ class Reconciler:
 def _refuse_unsupported(spec: Obj) -> None:
     """What would be delivered without it is something else than was asked for. Raises NotReady."""
     if spec.get("postRenderers"):
-        raise NotReady(
-            "BuildFailed", "spec.postRenderers: not supported; patch in a Kustomization instead"
-        )
+        raise NotReady("BuildFailed", "spec.postRenderers: not supported; patch in a Kustomization instead")
 
 
 @dataclass(slots=True)
