@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,9 +69,14 @@ def test_a_request_is_handled_and_acknowledged(delivered: Machine) -> None:
 def test_helm_itself_reads_the_release(delivered: Machine, client: str) -> None:
     if not (ROOT / ".venv/clients.d" / client).exists():
         pytest.skip(f"{client} is not there: make .venv/clients")
-    listed = delivered.run(client, "list", "-n", "hello", "-o", "json").stdout
-    assert '"name":"hello"' in listed
-    assert '"status":"deployed"' in listed
+
+    def listed() -> bool:
+        (release,) = json.loads(
+            delivered.run(client, "list", *(["-a"] if client == "helm-3" else []), "-n", "hello", "-o", "json").stdout
+        )
+        return bool((release["name"], release["status"]) == ("hello", "deployed"))
+
+    eventually("the upgrade is over", listed)
     assert "Another greeting" in delivered.run(client, "get", "values", "hello", "-n", "hello").stdout
 
 

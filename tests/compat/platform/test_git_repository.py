@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -285,16 +286,15 @@ async def test_a_commit_counts_only_with_a_signature_of_a_given_ssh_key(world: W
 
 
 @pytest.fixture
-def agents(world: World) -> Iterator[None]:
-    """gpg starts an agent to sign."""
-    yield
-    subprocess.run(["gpgconf", "--homedir", str(world.tmp / "gpg"), "--kill", "all"], check=True)
+def gpg_home() -> Iterator[Path]:
+    """A short path, since gpg starts an agent that makes sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="havre-") as home:
+        yield Path(home)
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
 
 
-def pgp_key(world: World) -> bytes:
+def pgp_key(world: World, home: Path) -> bytes:
     """Makes one that the upstream signs with; the public half."""
-    home = world.tmp / "gpg"
-    home.mkdir(mode=0o700)
     gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--passphrase", ""]
     subprocess.run([*gpg, "--quick-gen-key", "a@b", "ed25519", "sign", "never"], check=True, capture_output=True)
     public = subprocess.run([*gpg, "--armor", "--export", "a@b"], check=True, capture_output=True).stdout
@@ -307,8 +307,8 @@ def pgp_key(world: World) -> bytes:
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed")
-async def test_a_tag_counts_only_with_a_signature_of_a_given_pgp_key(world: World, agents: None) -> None:
-    public = pgp_key(world)
+async def test_a_tag_counts_only_with_a_signature_of_a_given_pgp_key(world: World, gpg_home: Path) -> None:
+    public = pgp_key(world, gpg_home)
     world.upstream.commit("x", a="1")
     world.upstream.git("tag", "-s", "-m", "x", "v1")
     world.upstream.git("tag", "-a", "-m", "x", "unsigned")

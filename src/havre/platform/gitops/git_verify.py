@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ async def signer(runner: Runner, repository: Path, kind: Kind, name: str, text: 
     if _SSH in body:
         return await _check(await _with_ssh(runner, keys), repository, kind, name, _FINGERPRINT)
     if _PGP in body:
-        return await _check(await _with_pgp(runner, keys), repository, kind, name, _PRIMARY)
+        with tempfile.TemporaryDirectory(prefix="havre-") as home:  # short, gpg puts sockets there
+            return await _check(await _with_pgp(runner, keys, Path(home)), repository, kind, name, _PRIMARY)
     raise Unverified("unsupported signature type: empty")
 
 
@@ -70,22 +72,16 @@ async def _with_ssh(runner: Runner, keys: Keys) -> Runner:
     return runner.with_setting("gpg.ssh.allowedSignersFile", str(path))
 
 
-async def _with_pgp(runner: Runner, keys: Keys) -> Runner:
+async def _with_pgp(runner: Runner, keys: Keys, home: Path) -> Runner:
     if not keys.pgp:
         raise Unverified("PGP signature detected but no PGP public keys found in secret (keys with .asc suffix)")
-    home = runner.home / "gnupg"
-    await asyncio.to_thread(_prepare, home)
+    await asyncio.to_thread((home / "gpg.conf").write_text, _GPG_CONFIG)
     runner = runner.with_variable("GNUPGHOME", str(home))
     try:
         await runner.program("gpg", "--quiet", "--import", cwd=home, stdin=b"\n".join(keys.pgp))
     except GitError as error:
         raise Unverified(f"unable to read the PGP public keys: {error}") from error
     return runner
-
-
-def _prepare(home: Path) -> None:
-    home.mkdir(mode=0o700, exist_ok=True)
-    (home / "gpg.conf").write_text(_GPG_CONFIG)
 
 
 async def _check(runner: Runner, repository: Path, kind: Kind, name: str, key: re.Pattern[str]) -> str:
