@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from havre.api.meta import GVK, Obj
 from havre.app.config import Config, default_address
-from havre.app.parts import StartFailed
+from havre.app.errors import StartFailed
 from havre.kit.supervision import kept_running
 from havre.machinery.api import Ref
 
@@ -97,20 +97,17 @@ class _Machine:
         from havre.node.network.errors import NetworkError
         from havre.node.runtime.errors import RuntimeFault
 
-        lock = -1
         try:
-            lock = await asyncio.to_thread(claimed, config.run_dir, config.data_dir)
-            return await cls._open(config, lock)
-        except BaseException as e:
-            if lock >= 0:
-                os.close(lock)
-            if isinstance(
-                e, RuntimeFault | NetworkError | ImportError
-            ):  # ImportError: a library of Debian's is missing
-                raise StartFailed(str(e)) from e
-            if isinstance(e, OSError):
-                raise StartFailed(f"start a node: {e.strerror or e}") from e
-            raise
+            async with AsyncExitStack() as failed:
+                lock = await asyncio.to_thread(claimed, config.run_dir, config.data_dir)
+                failed.callback(os.close, lock)
+                machine = await cls._open(config, lock)
+                failed.pop_all()
+        except (RuntimeFault, NetworkError, ImportError) as e:  # ImportError: a library of Debian's is missing
+            raise StartFailed(str(e)) from e
+        except OSError as e:
+            raise StartFailed(f"start a node: {e.strerror or e}") from e
+        return machine
 
     @classmethod
     async def _open(cls, config: Config, lock: int) -> _Machine:

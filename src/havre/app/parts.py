@@ -7,10 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from havre.app.config import Config, default_address
-
-
-class StartFailed(Exception):
-    """A part could not start; the message says what was attempted, on what, and what to do."""
+from havre.app.errors import StartFailed
 
 
 @dataclass(frozen=True, slots=True)

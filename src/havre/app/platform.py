@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from havre.app.config import Config
-from havre.app.parts import StartFailed
+from havre.app.errors import StartFailed
 from havre.kit.supervision import kept_running
 
 

@@ -26,7 +26,8 @@ from pathlib import Path
 from havre.app import background
 from havre.app import run as runner
 from havre.app.config import Config
-from havre.app.parts import Part, StartFailed
+from havre.app.errors import StartFailed
+from havre.app.parts import Part
 from havre.kit.backoff import Backoff
 
 log = logging.getLogger(__name__)

@@ -70,7 +70,7 @@ def _arguments(config_file: Path | None, *, with_node: bool | None, **chosen: An
 def _supervise(config: Config, again: list[str], ready_fd: int | None) -> None:
     """Everything, a process per promise, until a signal; `again` is the command of a successor."""
     from havre.app import log
-    from havre.app.parts import StartFailed
+    from havre.app.errors import StartFailed
     from havre.app.processes import processes
     from havre.app.supervisor import Supervisor
 
@@ -88,7 +88,7 @@ def run_parts(names: tuple[str, ...], config: Config, *, verbose: bool = False) 
 
     from havre.app import log
     from havre.app import run as runner
-    from havre.app.parts import StartFailed
+    from havre.app.errors import StartFailed
 
     log.setup(verbose=verbose)
     try:
@@ -162,7 +162,7 @@ def _remove_node(config: Config) -> bool:
     import uvloop
 
     from havre.app import node
-    from havre.app.parts import StartFailed
+    from havre.app.errors import StartFailed
 
     try:
         uvloop.run(node.remove(config))

@@ -14,7 +14,8 @@ import pytest
 
 from havre.app import run
 from havre.app.config import Config
-from havre.app.parts import PARTS, Part, StartFailed
+from havre.app.errors import StartFailed
+from havre.app.parts import PARTS, Part
 
 CONFIG = Config(Path("/nowhere"))
 

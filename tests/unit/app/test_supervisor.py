@@ -19,7 +19,8 @@ import os, sys
 from contextlib import asynccontextmanager
 from pathlib import Path
 from havre.app.config import Config
-from havre.app.parts import Part, StartFailed
+from havre.app.errors import StartFailed
+from havre.app.parts import Part
 from havre.app.supervisor import Process, Supervisor
 
 def part(name):
